@@ -1,0 +1,153 @@
+"""The rules that Avro cannot say: which values a command must have. The ingress answers 422 by them, the worker dead-letters by them.
+
+`problems(record)` is pure. A rule here is about the record alone; what depends on an account is the domain's.
+"""
+
+import re
+from dataclasses import dataclass
+
+from schemas.currencies import MINOR_UNIT_DIGITS
+from schemas.records import Enrolment, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+
+PROGRAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+ID_CHARACTERS_MAX = 128
+ATTRIBUTES_MAX = 64
+ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_.]{0,62}")
+ATTRIBUTE_CHARACTERS_MAX = 1024
+# Names that stand for other things in audit records and in lists of changes.
+ATTRIBUTES_RESERVED = frozenset({"status", "tier", "segments", "available_points", "qualifying_points", "active_offers"})
+SEGMENTS_MAX = 256
+TEXT_CHARACTERS_MAX = 512
+POINTS_MAX = 10**15  # Far above any balance, far below int64: sums cannot overflow on the way.
+AMOUNT_MINOR_MAX = 10**15
+NIGHTS_MAX = 3660
+LINE_ITEMS_MAX = 1000
+
+Command = Enrolment | Transaction | ProfileChange | OfferActivation
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken rule. `reason` is stable, `field` names the place, `detail` is for people and holds no personal data."""
+
+    reason: str
+    field: str
+    detail: str
+
+
+def member_key(program_id: str, member_id: str) -> bytes:
+    """Key of every record about a member. A programme is a slug without '/', so the first '/' separates the two."""
+    return f"{program_id}/{member_id}".encode()
+
+
+def command_id(command: Command) -> str:
+    """The id the client made: the transaction_id of a transaction, the event_id of the others."""
+    return command.transaction_id if isinstance(command, Transaction) else command.event_id
+
+
+def problems(command: Command) -> tuple[Problem, ...]:
+    """Every broken rule of the command, in the order of its fields; empty if there is none."""
+    found: list[Problem] = []
+    if not PROGRAM_ID.fullmatch(command.program_id):
+        found.append(Problem("PROGRAM_ID_INVALID", "program_id", "must be a slug of a-z, 0-9 and '-', 63 characters at most"))
+    id_field = "transaction_id" if isinstance(command, Transaction) else "event_id"
+    for name, value in (("member_id", command.member_id), (id_field, command_id(command)), ("source_system", command.source_system)):
+        found += _identifier(name, value)
+    if command.occurred_at_ms <= 0:
+        found.append(Problem("OCCURRED_AT_INVALID", "occurred_at_ms", "must be milliseconds since 1970, above 0"))
+    if isinstance(command, Transaction):
+        found += _transaction(command)
+    elif isinstance(command, OfferActivation):
+        found += _identifier("offer_id", command.offer_id)
+    else:
+        found += _profile(command)
+    return tuple(found)
+
+
+def _identifier(name: str, value: str) -> list[Problem]:
+    if 1 <= len(value) <= ID_CHARACTERS_MAX and value.isprintable():
+        return []
+    return [Problem("ID_INVALID", name, f"must have 1 to {ID_CHARACTERS_MAX} printable characters")]
+
+
+def _texts(record: object, *names: str) -> list[Problem]:
+    """Free texts end up in state and in every event: they have a bound."""
+    return [
+        Problem("TEXT_TOO_LONG", name, f"{TEXT_CHARACTERS_MAX} characters at most")
+        for name in names
+        if len(getattr(record, name) or "") > TEXT_CHARACTERS_MAX
+    ]
+
+
+def _profile(command: Enrolment | ProfileChange) -> list[Problem]:
+    found = []
+    if len(command.attributes) > ATTRIBUTES_MAX:
+        found.append(Problem("TOO_MANY_ATTRIBUTES", "attributes", f"{ATTRIBUTES_MAX} at most"))
+    for name, value in command.attributes.items():
+        if not ATTRIBUTE_NAME.fullmatch(name):
+            found.append(Problem("ATTRIBUTE_NAME_INVALID", "attributes", "names are a-z, 0-9, '_' and '.', and start with a letter"))
+        if name in ATTRIBUTES_RESERVED:
+            found.append(Problem("ATTRIBUTE_NAME_RESERVED", f"attributes.{name}", "is a name of the programme's own"))
+        if value is not None and len(value) > ATTRIBUTE_CHARACTERS_MAX:
+            found.append(Problem("ATTRIBUTE_TOO_LONG", f"attributes.{name[:64]}", f"{ATTRIBUTE_CHARACTERS_MAX} characters at most"))
+    segments = command.segments or ()
+    if len(segments) > SEGMENTS_MAX or not all(1 <= len(s) <= ID_CHARACTERS_MAX for s in segments):
+        found.append(Problem("SEGMENTS_INVALID", "segments", f"{SEGMENTS_MAX} at most, each of 1 to {ID_CHARACTERS_MAX} characters"))
+    if isinstance(command, ProfileChange):
+        found += _texts(command, "status_reason")
+        if command.status is MemberStatus.UNKNOWN:
+            found.append(Problem("STATUS_UNKNOWN", "status", "must be ACTIVE or SUSPENDED"))
+        if not command.attributes and command.segments is None and command.status is None:
+            found.append(Problem("CHANGE_EMPTY", "attributes", "one of attributes, segments and status must be given"))
+    return found
+
+
+def _transaction(t: Transaction) -> list[Problem]:
+    found = []
+    if t.kind is TransactionKind.UNKNOWN:
+        return [Problem("KIND_UNKNOWN", "kind", "must be EARN, REDEEM, REVERSE or ADJUST")]
+    if t.points is not None:
+        if abs(t.points) > POINTS_MAX:
+            found.append(Problem("POINTS_TOO_LARGE", "points", f"{POINTS_MAX} at most"))
+        elif t.points == 0 or (t.points < 0 and t.kind is not TransactionKind.ADJUST):
+            found.append(Problem("POINTS_NOT_POSITIVE", "points", "must be above 0 (ADJUST: not 0)"))
+    found += _amount(t)
+    found += _texts(t, "category", "property_id", "reverses_transaction_id", "reward_code", "reason", "actor")
+    if t.nights is not None and not 0 <= t.nights <= NIGHTS_MAX:
+        found.append(Problem("NIGHTS_INVALID", "nights", f"must be from 0 to {NIGHTS_MAX}"))
+    match t.kind:
+        case TransactionKind.EARN:
+            if t.points is None and t.amount_minor is None and t.nights is None:
+                found.append(Problem("POINTS_OR_AMOUNT_REQUIRED", "points", "an EARN needs points, an amount with its currency, or nights"))
+            if t.points is not None and t.amount_minor is not None:
+                found.append(Problem("POINTS_AND_AMOUNT", "points", "give either points or an amount, not both"))
+        case TransactionKind.REDEEM:
+            if t.points is None:
+                found.append(Problem("POINTS_REQUIRED", "points", "a REDEEM needs points"))
+        case TransactionKind.ADJUST:
+            if t.points is None:
+                found.append(Problem("POINTS_REQUIRED", "points", "an ADJUST needs points"))
+            if not t.reason:
+                found.append(Problem("REASON_REQUIRED", "reason", "an ADJUST needs a reason"))
+            if not t.actor:
+                found.append(Problem("ACTOR_REQUIRED", "actor", "an ADJUST needs an actor"))
+        case TransactionKind.REVERSE:
+            if not t.reverses_transaction_id:
+                found.append(Problem("REVERSES_REQUIRED", "reverses_transaction_id", "a REVERSE names the transaction it takes back"))
+    return found
+
+
+def _amount(t: Transaction) -> list[Problem]:
+    found = []
+    if t.amount_minor is not None and not 0 <= t.amount_minor <= AMOUNT_MINOR_MAX:
+        found.append(Problem("AMOUNT_INVALID", "amount_minor", f"must be from 0 to {AMOUNT_MINOR_MAX}"))
+    if (t.amount_minor is not None or t.line_items) and t.currency is None:
+        found.append(Problem("CURRENCY_REQUIRED", "currency", "an amount needs its currency"))
+    if t.currency is not None and t.currency not in MINOR_UNIT_DIGITS:
+        found.append(Problem("CURRENCY_UNKNOWN", "currency", "must be a code of ISO 4217, for example EUR"))
+    if len(t.line_items) > LINE_ITEMS_MAX:
+        found.append(Problem("TOO_MANY_LINE_ITEMS", "line_items", f"{LINE_ITEMS_MAX} at most"))
+    for number, line in enumerate(t.line_items[:LINE_ITEMS_MAX]):
+        if abs(line.amount_minor) > AMOUNT_MINOR_MAX or len(line.sku or "") + len(line.category or "") > TEXT_CHARACTERS_MAX:
+            found.append(Problem("LINE_ITEM_INVALID", f"line_items[{number}]", "has an amount or texts beyond the bounds"))
+    return found
