@@ -1,0 +1,56 @@
+"""Keys, ids and hashes: all derived from what a command says, so that a repetition and a rebuild make the same ones."""
+
+from base64 import b32encode
+from hashlib import sha256
+
+import orjson
+
+from schemas.contract import Command, command_id, member_key
+from schemas.records import Transaction
+
+# Ids are printable, so NUL can stand in none of them: joined with it, different parts never give the same text.
+SEPARATOR = "\x00"
+
+ID_CHARACTERS = 26  # 130 bits: two members' ids never meet.
+HASH_CHARACTERS = 32
+
+
+def transaction_key(program_id: str, member_id: str, transaction_id: str) -> bytes:
+    """Key in the outcomes table of a transaction, for example of the one that a REVERSE takes back."""
+    return member_key(program_id, member_id) + f"{SEPARATOR}t:{transaction_id}".encode()
+
+
+def outcome_key(program_id: str, member_id: str, command: Command) -> bytes:
+    """Key in the outcomes table of any command. Transactions have ids of their own, all other commands of a member share one set."""
+    if isinstance(command, Transaction):
+        return transaction_key(program_id, member_id, command.transaction_id)
+    return member_key(program_id, member_id) + f"{SEPARATOR}e:{command_id(command)}".encode()
+
+
+def payload_hash(command: Command) -> str:
+    """The same for two commands that say the same: 32 hex characters.
+
+    `occurred_at_ms` does not count, some senders stamp every attempt anew. Fields that are null do not count either: a schema version
+    that adds an optional field must not turn the repetition of an older command into a conflict.
+    """
+    content = {name: value for name, value in command.to_avro().items() if value is not None}
+    del content["occurred_at_ms"]
+    if content.get("line_items"):
+        content["line_items"] = [{name: value for name, value in line.items() if value is not None} for line in content["line_items"]]
+    canonical = orjson.dumps([command.SCHEMA, content], option=orjson.OPT_SORT_KEYS)
+    return sha256(canonical).hexdigest()[:HASH_CHARACTERS]
+
+
+def event_id(program_id: str, member_id: str, sequence: int) -> str:
+    """Id of a member's loyalty event. Letters, digits and '_' only: webhook signatures separate their parts with '.'."""
+    return "evt_" + _number_id(program_id, member_id, sequence)
+
+
+def entry_id(program_id: str, member_id: str, entry_sequence: int) -> str:
+    """Id of a member's ledger entry."""
+    return "ent_" + _number_id(program_id, member_id, entry_sequence)
+
+
+def _number_id(program_id: str, member_id: str, number: int) -> str:
+    digest = sha256(SEPARATOR.join((program_id, member_id, str(number))).encode()).digest()
+    return b32encode(digest[:20])[:ID_CHARACTERS].decode().lower()

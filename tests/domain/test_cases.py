@@ -1,0 +1,29 @@
+"""The table of cases, and that it speaks of every refusal there is."""
+
+import ast
+import inspect
+
+import pytest
+
+from streams.domain.refusals import Refusal
+from tests.domain import cases
+
+# They need accounts that take thousands of commands to make: test_profiles.py, test_ledger.py.
+NOT_IN_THE_TABLE = {Refusal.PROFILE_TOO_LARGE, Refusal.POINTS_OVERFLOW}
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_case(case: cases.Case) -> None:
+    cases.check(case)
+
+
+def test_every_refusal_explains_itself() -> None:
+    """A string under each member: the meaning of the code, for whoever gets it as an answer."""
+    body = ast.parse(inspect.getsource(Refusal)).body[0].body  # type: ignore[attr-defined]
+    docs = {ast.unparse(one.targets[0]): ast.unparse(other) for one, other in zip(body, body[1:], strict=False) if isinstance(one, ast.Assign)}
+    assert docs.keys() == {refusal.value for refusal in Refusal}
+    assert all(len(doc) > 30 for doc in docs.values())
+
+
+def test_every_refusal_has_a_case() -> None:
+    assert {case.result for case in cases.CASES if isinstance(case.result, Refusal)} == set(Refusal) - NOT_IN_THE_TABLE
