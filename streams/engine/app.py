@@ -1,0 +1,100 @@
+"""The Faust app, wired to the engine: `App.source` gives an agent its units, `App.Table` its tables."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import faust
+from aiokafka.partitioner import murmur2
+
+from streams.engine.consumer import Transport, UnitSchema
+from streams.engine.records import Codec, Outgoing, Poison
+from streams.engine.recovery import NO_UNIT, Partitions, TableManager
+from streams.engine.table import Table
+from streams.engine.unit import Unit
+
+# Faust's App logs its own steps under the name of its subclass's module; ours are logged where they happen.
+logging.getLogger(__name__).setLevel(logging.WARNING)
+
+# Units waiting between the fetch and the agent. Two keep it busy; more would only hold memory.
+UNITS_BUFFERED_MAX = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What the engine needs to know. Times in the unit their name ends with."""
+
+    app_id: str
+    """Consumer group, and first part of the transactional ids and the changelogs' names."""
+    client: Mapping[str, Any] = field(repr=False)
+    """librdkafka configuration common to all clients: addresses and security."""
+    partitions: int
+    data_dir: str
+    credentials: Any = None
+    """Faust's broker credentials, for the consumer; None: plain text."""
+    instance_id: str | None = None
+    """Name of this worker that outlives it: restarted under the same name, it has its partitions back without a session time-out."""
+    batch_records_max: int = 500
+    session_timeout_s: float = 10
+    transaction_timeout_s: float = 15
+    fenced_wait_s: float = 6
+    """How long a fenced worker waits for the group's word before it opens a partition again: two heartbeats at least."""
+
+
+class App(faust.App):  # type: ignore[misc]
+    """A Faust app whose agents get Units. See Unit for what an agent may rely on."""
+
+    mundane_level = "debug"
+
+    def __init__(self, config: EngineConfig, codec: Codec, on_poison: Callable[[Poison], Outgoing]) -> None:
+        """`on_poison` turns a record that cannot be processed into the dead letter that takes its place in the transaction."""
+        self.config = config
+        self.codec = codec
+        self.on_poison = on_poison
+        self.source_types: dict[str, type] = {}
+        self.unit: Any = NO_UNIT
+        self.partitions = Partitions(self)
+        servers = [f"kafka://{server}" for server in str(config.client["bootstrap.servers"]).split(",")]
+        super().__init__(
+            config.app_id,
+            broker=servers,
+            broker_credentials=config.credentials,
+            store="memory://",
+            datadir=config.data_dir,
+            topic_partitions=config.partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            web_enabled=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=UNITS_BUFFERED_MAX,
+            # The engine says where to read. Resetting by itself, the consumer would skip records that expired unread, without a word.
+            consumer_auto_offset_reset="none",
+            consumer_group_instance_id=config.instance_id,
+            broker_max_poll_records=config.batch_records_max,
+            broker_session_timeout=config.session_timeout_s,
+            broker_heartbeat_interval=min(3.0, config.session_timeout_s / 3),
+            broker_request_timeout=max(30.0, config.session_timeout_s + 5),
+            Table=Table,
+            TableManager=TableManager,
+        )
+        self.on_partitions_revoked.connect(self._settle)
+
+    def source(self, types: Mapping[str, type]) -> Any:
+        """The channel for `@app.agent`: units with records of all these topics, given with the type of their records.
+
+        The topics must have the same number of partitions: one unit holds what all of them have for one partition.
+        """
+        self.source_types.update(types)
+        return self.topic(*types, schema=UnitSchema(key_type=bytes, value_type=Unit))
+
+    def partition_of(self, key: bytes) -> int:
+        """Partition of a key, by Kafka's default (murmur2) partitioner."""
+        return int((murmur2(key) & 0x7FFFFFFF) % self.config.partitions)
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    async def _settle(self, *_: Any, **__: Any) -> None:
+        await self.partitions.settle()

@@ -1,0 +1,383 @@
+"""Who owns which partition, now: opens them on assignment, runs their units, opens failed ones again, closes them on revocation."""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaException
+from faust.tables.manager import TableManager as FaustTableManager
+from faust.types import TP
+from mode import Service
+
+from streams.engine import metrics
+from streams.engine.partition import Aborted, Fenced, Opened, PartitionProducer, Unreadable
+from streams.engine.records import Outgoing, TopicPartition
+from streams.engine.unit import Handler, Unit
+
+if TYPE_CHECKING:
+    from streams.engine.app import App
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
+
+
+@dataclass(slots=True)
+class Owned:
+    """A partition that this worker owns. `epoch` is new whenever its state or position was set anew: older units are void.
+
+    While one unit commits, what arrives for the partition gathers in `pending`: little load gives small units and short waits,
+    much load large units.
+    """
+
+    producer: PartitionProducer
+    epoch: int
+    positions: dict[TopicPartition, int]
+    pending: Unit | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when `pending` was taken."""
+    runner: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Failed:
+    """A partition to be opened again, not before `retry_at_s` of the monotonic clock."""
+
+    reason: str
+    attempts: int
+    retry_at_s: float
+
+
+class Partitions:
+    """The partitions of this worker. All methods run in the event loop; broker calls run in threads."""
+
+    def __init__(self, app: "App") -> None:
+        self._app = app
+        self._owned: dict[int, Owned] = {}
+        self._failed: dict[int, Failed] = {}
+        self._opening: dict[int, asyncio.Task[tuple[PartitionProducer, Opened] | None]] = {}
+        self._epoch = 0
+        self._threads = ThreadPoolExecutor(thread_name_prefix="partition")
+
+    # Reading
+
+    def owned(self) -> set[int]:
+        """Partitions that can be read and written now."""
+        return set(self._owned)
+
+    def failed(self) -> dict[int, str]:
+        """Partitions that are assigned but not open, with the reason."""
+        return {partition: failed.reason for partition, failed in self._failed.items() if partition not in self._owned}
+
+    def epochs(self) -> dict[int, int]:
+        return {partition: owned.epoch for partition, owned in self._owned.items()}
+
+    def positions(self) -> dict[TopicPartition, int]:
+        return {tp: offset for owned in self._owned.values() for tp, offset in owned.positions.items()}
+
+    # Units
+
+    async def process(self, unit: Unit, handle: Handler) -> None:
+        """Queue one unit; wait while the partition has a full one queued. A unit from before a reset is dropped: it is read again."""
+        owned = self._current(unit)
+        if owned is None:
+            return
+        try:
+            unit.decode()
+            while owned.pending is not None and len(owned.pending) + len(unit) > self._app.config.batch_records_max:
+                owned.room.clear()
+                await owned.room.wait()
+            if self._current(unit) is not owned:
+                return
+            if owned.pending is None:
+                owned.pending = unit
+            else:
+                owned.pending.extend(unit)
+            if owned.runner is None or owned.runner.done():
+                owned.runner = asyncio.create_task(self._run(owned, handle))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # A bug in the engine: nothing was written, so the unit is read again.
+            log.error("engine.unit_failed", extra={"partition": unit.partition}, exc_info=True)
+            self._fail(unit.partition, "UNIT_FAILED", f"{type(error).__name__}: {error}")
+
+    def _current(self, unit: Unit) -> Owned | None:
+        owned = self._owned.get(unit.partition)
+        return owned if owned is not None and owned.epoch == unit.epoch else None
+
+    async def _run(self, owned: Owned, handle: Handler) -> None:
+        """Handle and commit what is pending until nothing is. Never raises."""
+        while owned.pending is not None:
+            unit, owned.pending = owned.pending, None
+            owned.room.set()
+            if self._current(unit) is not owned:
+                return
+            if any(owned.positions[tp] != start for tp, start in unit.starts.items()):
+                # A unit before this one was lost on its way to the agent. Committing past it would lose its records.
+                self._fail(unit.partition, "OUT_OF_STEP", f"unit starts at {unit.starts}, expected {owned.positions}")
+                return
+            started_s = time.monotonic()
+            try:
+                self._handle(owned, unit, handle)
+            except Exception as error:  # A dead letter that cannot be made, for one. Nothing was written: the unit is read again.
+                log.error("engine.unit_failed", extra={"partition": unit.partition}, exc_info=True)
+                self._fail(unit.partition, "UNIT_FAILED", f"{type(error).__name__}: {error}")
+                return
+            await self._commit(owned, unit, started_s)
+
+    def _handle(self, owned: Owned, unit: Unit, handle: Handler) -> None:
+        self._app.unit = unit
+        try:
+            rest = unit.handle(handle)
+        finally:
+            self._app.unit = NO_UNIT
+        if rest is not None:
+            if owned.pending is not None:
+                rest.extend(owned.pending)
+            owned.pending = rest
+
+    async def _commit(self, owned: Owned, unit: Unit, started_s: float) -> None:
+        partition = unit.partition
+        try:
+            rows = unit.rows()
+            changelog = [
+                Outgoing(self._app.tables[name].changelog_name, key, value) for name, table in rows.items() for key, value in table.items()
+            ]
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, owned.producer.commit, [*changelog, *unit.outgoing], unit.ends)
+        except Exception as error:
+            metrics.UNITS.labels(partition, "aborted").inc()
+            reason = "FENCED" if isinstance(error, Fenced) else "ABORTED" if isinstance(error, Aborted) else "UNIT_FAILED"
+            if reason == "UNIT_FAILED":
+                log.error("engine.commit_failed", extra={"partition": partition}, exc_info=True)
+            if self._owned.get(partition) is owned:
+                self._fail(partition, reason, str(error))
+            return
+        for name, table in rows.items():
+            self._app.tables[name].data.apply(partition, table)
+        owned.positions.update(unit.ends)
+        metrics.UNITS.labels(partition, "committed").inc()
+        metrics.UNIT_RECORDS.observe(len(unit.inputs))
+        duration_s = time.monotonic() - started_s
+        metrics.COMMIT_SECONDS.observe(duration_s)
+        log.info(
+            "engine.unit_committed",
+            extra={"partition": partition, "records": len(unit), "rows": len(changelog), "outgoing": len(unit.outgoing),
+                   "duration_ms": round(duration_s * 1000, 1)},
+        )  # fmt: skip
+        self._failed.pop(partition, None)
+
+    # Ownership
+
+    async def assign(self, partitions: set[int]) -> None:
+        """Own exactly these from now on. Raises Unreadable; what cannot be opened for another reason is tried again later."""
+        for partition in self._owned.keys() - partitions:
+            await self._release(partition)
+        for partition in self._failed.keys() - partitions:
+            del self._failed[partition]
+        missing = sorted(partitions - self._owned.keys() - self._opening.keys())
+        for partition, opening in list(self._opening.items()):
+            if partition not in partitions:
+                await asyncio.wait([opening])
+                self._discard(self._opening.pop(partition))
+        for partition, taken in zip(missing, await asyncio.gather(*(self._take_over(partition) for partition in missing)), strict=True):
+            if taken is not None:
+                self._install(partition, *taken)
+
+    async def settle(self) -> None:
+        """Finish the transactions under way and void the units that are not: called when partitions are revoked, and at the stop."""
+        self._epoch += 1
+        for owned in self._owned.values():
+            owned.epoch = self._epoch
+        for owned in self._owned.values():
+            owned.pending = None
+            owned.room.set()
+        running = [owned.runner for owned in self._owned.values() if owned.runner is not None]
+        if running:
+            await asyncio.wait(running)
+
+    async def release_all(self) -> None:
+        """Finish and let go of everything."""
+        await self.settle()
+        await self.assign(set())
+        self._threads.shutdown(wait=False)
+
+    async def reopen_failed(self, consumer: Any) -> None:
+        """Open the failed partitions whose time has come, beside the others' work, and read those that are open from their positions.
+
+        Called between two fetches: no fetch is under way that could return records from before the seek.
+        """
+        if self._app.rebalancing:
+            return
+        now_s = time.monotonic()
+        for partition, failed in self._failed.items():
+            if failed.retry_at_s <= now_s and partition not in self._owned and partition not in self._opening:
+                self._opening[partition] = asyncio.create_task(self._take_over(partition))
+        for partition in [partition for partition, opening in self._opening.items() if opening.done()]:
+            taken = self._opening.pop(partition).result()
+            if taken is not None:
+                self._install(partition, *taken)
+                await consumer.seek_to_positions(self._owned[partition].positions)
+
+    async def _take_over(self, partition: int) -> tuple[PartitionProducer, Opened] | None:
+        """Fence the previous owner and load the tables; None when that failed and will be tried again. Raises Unreadable."""
+        app = self._app
+        producer = PartitionProducer(app.config.client, app.conf.id, partition, transaction_timeout_s=app.config.transaction_timeout_s)
+        loop = asyncio.get_running_loop()
+        changelogs = {name: table.changelog_name for name, table in app.tables.items()}
+        try:
+            return producer, await loop.run_in_executor(self._threads, producer.open, list(app.source_types), changelogs)
+        except Unreadable:
+            raise
+        except (KafkaException, OSError) as error:
+            await loop.run_in_executor(self._threads, producer.close)
+            self._retry_later(partition, "NOT_OPENED", str(error))
+            return None
+
+    def _install(self, partition: int, producer: PartitionProducer, opened: Opened) -> None:
+        for name, rows in opened.tables.items():
+            self._app.tables[name].data.open(partition, rows)
+        self._epoch += 1
+        self._owned[partition] = Owned(producer, self._epoch, opened.positions)
+        log.info("engine.partition_opened", extra={"partition": partition, "epoch": self._epoch})
+
+    def _discard(self, opening: "asyncio.Task[tuple[PartitionProducer, Opened] | None]") -> None:
+        """Give up what was taken over for a partition that went elsewhere meanwhile."""
+        if opening.exception() is None and (taken := opening.result()) is not None:
+            self._threads.submit(taken[0].close)
+
+    async def _release(self, partition: int) -> None:
+        owned = self._owned.pop(partition)
+        if owned.runner is not None:
+            await asyncio.wait([owned.runner])
+        self._forget(partition, owned)
+        log.info("engine.partition_released", extra={"partition": partition})
+
+    def _forget(self, partition: int, owned: Owned) -> None:
+        owned.pending = None
+        owned.room.set()
+        for table in self._app.tables.values():
+            table.data.close(partition)
+        self._threads.submit(owned.producer.close)
+
+    def _fail(self, partition: int, reason: str, detail: str) -> None:
+        """Drop a partition's state and open it again later: memory may hold what the log does not."""
+        owned = self._owned.pop(partition, None)
+        if owned is not None:
+            self._forget(partition, owned)
+        self._retry_later(partition, reason, detail)
+
+    def _retry_later(self, partition: int, reason: str, detail: str) -> None:
+        attempts = self._failed[partition].attempts + 1 if partition in self._failed else 1
+        # Who was fenced may have lost the partition without knowing yet. Opening it at once would fence the new owner in turn: wait
+        # until the group must have told us.
+        delay_s = self._app.config.fenced_wait_s if reason == "FENCED" else min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(attempts - 1, 10))
+        self._failed[partition] = Failed(reason, attempts, time.monotonic() + delay_s)
+        metrics.PARTITION_RESETS.labels(partition, reason).inc()
+        log.warning("engine.partition_reset", extra={"partition": partition, "reason": reason, "detail": detail, "retry_after_s": delay_s})
+
+
+class _NoUnit:
+    """What a table meets outside a handler."""
+
+    def read(self, *_: Any) -> Any:
+        raise RuntimeError("a table can be read outside a handler with table.committed(partition, key) only")
+
+    def write(self, *_: Any) -> None:
+        raise RuntimeError("a table can be written inside a handler only")
+
+
+NO_UNIT = _NoUnit()
+
+
+class Recovery(Service):  # type: ignore[misc]
+    """Takes the place of Faust's recovery, which reads changelogs event by event and never ends on a transactional one."""
+
+    mundane_level = "debug"
+
+    def __init__(self, app: "App", **kwargs: Any) -> None:
+        self.app = app
+        self.completed = asyncio.Event()
+        self._wanted: tuple[set[TP], int] | None = None
+        self._signal = asyncio.Event()
+        super().__init__(**kwargs)
+
+    def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Faust's hook; the waiting is done in App.on_partitions_revoked, which it awaits."""
+        self.completed.clear()
+
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
+        # The work is done in the task below: the group's coordinator must not wait for it.
+        self._wanted = (assigned, generation_id)
+        self._signal.set()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _run(self) -> None:
+        while not self.should_stop:
+            await self._signal.wait()
+            self._signal.clear()
+            assert self._wanted is not None
+            assigned, generation_id = self._wanted
+            partitions = {tp.partition for tp in assigned if tp.topic in self.app.source_types}
+            try:
+                await self.app.partitions.assign(partitions)
+                if generation_id == self.app.consumer_generation_id and not self._signal.is_set():
+                    await self._resume(assigned)
+            except Unreadable as error:
+                log.critical("engine.stopped", extra={"reason": str(error)})
+                await self.app.crash(error)
+                return
+            except Exception:  # The broker went away in between: the next rebalance, or this loop, tries again.
+                log.warning("engine.resume_failed", exc_info=True)
+                await self.sleep(BACKOFF_MAX_S)
+                self._signal.set()
+
+    async def _resume(self, assigned: set[TP]) -> None:
+        """What Faust's recovery does at its end: let the consumer fetch again."""
+        app, consumer = self.app, self.app.consumer
+        await app.on_rebalance_complete.send()
+        consumer.resume_partitions(assigned)
+        await consumer.perform_seek()
+        self.completed.set()
+        app.flow_control.resume()
+        consumer.resume_flow()
+        await app._fetcher.maybe_start()
+        app.tables.on_actives_ready()
+        app.tables.on_standbys_ready()
+        app.on_rebalance_end()
+        log.info("engine.resumed", extra={"partitions": sorted(app.partitions.owned())})
+
+
+class TableManager(FaustTableManager):
+    """Faust's table manager without its changelog channels: nothing but the recovery above reads a changelog."""
+
+    mundane_level = "debug"
+
+    app: "App"
+
+    @property
+    def recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = Recovery(self.app, beacon=self.beacon, loop=self.loop)
+        return self._recovery
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+    async def _update_channels(self) -> None:
+        self._tables_finalized.set()
+        for table in self.values():
+            await table.maybe_start()
+        self._tables_registered.set()
+
+    async def on_stop(self) -> None:
+        await self.app._fetcher.stop()
+        await self.app.partitions.release_all()
+        if self._recovery:
+            await self._recovery.stop()
+        for table in self.values():
+            await table.stop()

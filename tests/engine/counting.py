@@ -1,0 +1,87 @@
+"""A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
+
+`python -m tests.engine.counting BOOTSTRAP PREFIX [INSTANCE]`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote.
+Prints one JSON line when it stops: how many records it handled.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from typing import Any
+
+from streams.engine import App, EngineConfig, Input, Outgoing, Poison, Unit
+
+PARTITIONS = 4
+
+
+class JsonCodec:
+    def encode(self, record: Any) -> bytes:
+        return json.dumps(record).encode()
+
+    def decode(self, data: bytes | None, record_type: type) -> Any:
+        return json.loads(data or b"")
+
+
+def topic_names(prefix: str) -> dict[str, str]:
+    """Role -> topic."""
+    names = {role: f"{prefix}.{role}" for role in ("a", "b", "out", "dead")}
+    return names | {"changelog": f"{prefix}.app-counts-changelog"}
+
+
+def build(bootstrap: str, prefix: str, instance: str | None, data_dir: str) -> tuple[App, list[int]]:
+    names = topic_names(prefix)
+    handled: list[int] = []
+
+    def dead_letter(poison: Poison) -> Outgoing:
+        return Outgoing(names["dead"], poison.input.key, json.dumps({"stage": poison.stage, "reason": poison.reason}).encode())
+
+    config = EngineConfig(
+        app_id=f"{prefix}.app",
+        client={"bootstrap.servers": bootstrap, "log_level": 3},
+        partitions=PARTITIONS,
+        data_dir=data_dir,
+        instance_id=instance,
+        batch_records_max=500,
+        session_timeout_s=6,
+    )
+    app = App(config, JsonCodec(), dead_letter)
+    counts = app.Table("counts", key_type=bytes, value_type=dict, partitions=PARTITIONS)
+
+    def handle(one: Input, unit: Unit) -> None:
+        number = counts.get(one.key, {"n": 0})["n"] + 1
+        counts[one.key] = {"n": number}
+        unit.send(names["out"], one.key, json.dumps({"i": one.record["i"], "n": number}).encode())
+        if one.record.get("bug"):
+            raise RuntimeError("the handler fails on this record")
+        if one.record.get("delete"):
+            del counts[one.key]
+        handled.append(one.record["i"])
+
+    @app.agent(app.source({names["a"]: dict, names["b"]: dict}))
+    async def count(units: Any) -> None:
+        async for unit in units:
+            await unit.process(handle)
+
+    return app, handled
+
+
+async def main(bootstrap: str, prefix: str, instance: str | None) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with tempfile.TemporaryDirectory() as data_dir:
+        app, handled = build(bootstrap, prefix, instance, data_dir)
+        await app.start()
+        crashed = asyncio.create_task(app.wait_until_stopped())
+        await asyncio.wait([crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await app.stop()
+        if app.crash_reason is not None:
+            traceback.print_exception(app.crash_reason)
+            sys.exit(1)
+    print(json.dumps({"handled": len(handled)}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None))

@@ -1,0 +1,61 @@
+"""The private hooks of Faust and aiokafka that the engine stands on. When a new version changes one, this fails, not a ledger."""
+
+import inspect
+from importlib.metadata import version
+
+import aiokafka
+import pytest
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from faust.app.base import App
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.transport.consumer import Consumer, ConsumerThread, Fetcher
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+
+PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
+
+
+@pytest.mark.parametrize("package", PINNED)
+def test_versions_are_the_ones_the_engine_was_written_against(package: str) -> None:
+    assert version(package) == PINNED[package]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"),
+    [
+        (Consumer, "_drain_messages", ["self", "fetcher"]),
+        (Consumer, "_wait_next_records", ["self", "timeout"]),
+        (Consumer, "perform_seek", ["self"]),
+        (Consumer, "ack", ["self", "message"]),
+        (Consumer, "verify_event_path", ["self", "now", "tp"]),
+        (ConsumerThread, "call_thread", ["self", "fun", "args", "kwargs"]),
+        (AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
+        (AIOKafkaConsumerThread, "_ensure_consumer", ["self"]),
+        (TableManager, "_update_channels", ["self"]),
+        (TableManager, "on_rebalance", ["self", "assigned", "revoked", "newly_assigned", "generation_id"]),
+        (Recovery, "_resume_streams", ["self", "generation_id"]),
+        (App, "_new_transport", ["self"]),
+        (App, "_on_partitions_revoked", ["self", "revoked"]),
+        (App, "_on_partitions_assigned", ["self", "assigned", "generation_id"]),
+    ],
+)
+def test_methods_keep_their_parameters(owner: type, name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+def test_faust_still_drains_through_the_method_we_replace() -> None:
+    assert "consumer._drain_messages(self)" in inspect.getsource(Fetcher)
+
+
+def test_faust_awaits_its_revocation_signal_before_the_group_goes_on() -> None:
+    assert "self.on_partitions_revoked.send" in inspect.getsource(App._on_partitions_revoked)
+
+
+def test_aiokafka_reads_the_two_settings_we_set_when_it_starts() -> None:
+    source = inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in source
+    assert "isolation_level=self._isolation_level" in source
+
+
+def test_aiokafka_drops_fetched_records_after_a_seek() -> None:
+    assert "position != self._partition_records.next_fetch_offset" in inspect.getsource(aiokafka_fetcher.FetchResult.check_assignment)
