@@ -1,0 +1,1 @@
+"""Outside -> topic: REST, webhooks and re-reading. One pure translator per vendor; nothing here decides about points."""

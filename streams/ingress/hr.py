@@ -1,0 +1,108 @@
+"""HR -> profile changes: people who join, change, leave and come back, pushed by any HR system that can call a URL.
+
+    {"type": "worker.deactivated", "timestamp": "2026-11-22T03:40:00Z",
+     "data": {"employee_id": "21001", "last_day": "2026-11-21", "time_zone": "Asia/Kolkata", "reason": "TERMINATION"}}
+
+signed by Standard Webhooks. The employee_id is the member_id. The event id is made of the signed webhook-id, which stays the same when
+a delivery is repeated. The source version is data.version or, without one, the timestamp in milliseconds: an older event that
+arrives late is superseded. Give versions always or never: they do not compare with timestamps.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from schemas.contract import Command
+from schemas.records import Enrolment, MemberStatus, ProfileChange
+from streams.configuration import Source
+from streams.errors import ContractError
+from streams.ingress import commands
+from streams.ingress.delivery import Delivery, Fields, Translation
+
+DEACTIVATED = "employment ended"
+
+
+def translate(delivery: Delivery, source: Source) -> Translation:
+    envelope = Fields(commands.load_json(delivery.body))
+    kind = envelope.required_text("type")
+    data = envelope.object("data")
+    make = _MAKERS.get(kind)
+    if make is None:
+        # Refused rather than ignored: a deactivation under another name must not get lost in silence.
+        raise ContractError("TYPE_UNKNOWN", f"type must be one of {', '.join(_MAKERS)}")
+    occurred_at_ms = envelope.time_ms("timestamp")
+    version = data.whole("version")
+    common: dict[str, Any] = {
+        "program_id": source.program_id,
+        "member_id": data.required_text("employee_id"),
+        "event_id": f"{source.name}:{delivery.delivery_id}",
+        "source_system": source.name,
+        "occurred_at_ms": delivery.received_at_ms if occurred_at_ms is None else occurred_at_ms,
+        "source_version": occurred_at_ms if version is None else version,
+    }
+    return Translation(commands=(make(data, common, delivery.received_at_ms),))
+
+
+def _hired(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+    attributes = {name: value for name, value in _attributes(data).items() if value is not None}
+    return Enrolment(**common, attributes=attributes, segments=_segments(data) or ())
+
+
+def _updated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+    return ProfileChange(**common, attributes=_attributes(data), segments=_segments(data))
+
+
+def _deactivated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+    last_day = data.text("last_day")
+    if last_day is not None and _day(last_day) > _today(data, now_ms):
+        # To suspend now would be too early, to ignore it would be for ever: the sender has to know.
+        raise ContractError("LAST_DAY_AHEAD", "data.last_day is in the future: send worker.deactivated when it takes effect")
+    return ProfileChange(**common, status=MemberStatus.SUSPENDED, status_reason=data.text("reason") or DEACTIVATED)
+
+
+def _reactivated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+    return ProfileChange(**common, status=MemberStatus.ACTIVE, status_reason=data.text("reason"))
+
+
+_MAKERS: dict[str, Callable[[Fields, dict[str, Any], int], Command]] = {
+    "worker.hired": _hired,
+    "worker.updated": _updated,
+    "worker.deactivated": _deactivated,
+    "worker.reactivated": _reactivated,
+}
+
+
+def _attributes(data: Fields) -> dict[str, str | None]:
+    given = data.get("attributes")
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(value is None or type(value) is str for value in given.values()):
+        raise ContractError("TYPE_INVALID", "data.attributes must be an object of texts")
+    return given
+
+
+def _segments(data: Fields) -> tuple[str, ...] | None:
+    given = data.get("segments")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(type(value) is str for value in given):
+        raise ContractError("TYPE_INVALID", "data.segments must be a list of texts")
+    return tuple(given)
+
+
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError as error:
+        raise ContractError("TIME_INVALID", "data.last_day must be a day, for example 2026-11-22") from error
+
+
+def _today(data: Fields, now_ms: int) -> date:
+    """The day it is where the person works: by UTC, a last day in Melbourne or Honolulu would end hours early or late."""
+    name = data.text("time_zone")
+    try:
+        zone = ZoneInfo(name) if name else UTC
+    except (KeyError, ValueError, OSError) as error:
+        raise ContractError("VALUE_UNKNOWN", "data.time_zone must be a name of the IANA time zones, for example Asia/Kolkata") from error
+    return datetime.fromtimestamp(now_ms / 1000, zone).date()

@@ -1,0 +1,96 @@
+"""What one ingress process is made of, shared by its handlers."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from schemas.contract import Command, command_id, member_key
+from streams import kafka, metrics
+from streams.codec import open_codec
+from streams.configuration import Configuration
+from streams.errors import UnavailableError
+from streams.ingress.accounts import Accounts
+from streams.ingress.commands import TOPIC_OF, id_field
+from streams.ingress.decisions import Decisions
+from streams.ingress.publisher import Acknowledgement, Publisher
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command on its way: what every answer says of it, and the acknowledgement to come."""
+
+    about: dict[str, Any]
+    acknowledgement: "asyncio.Future[Acknowledgement]"
+
+
+class Parts:
+    """Opened inside the running loop, closed in reverse order."""
+
+    def __init__(
+        self, settings: Settings, configuration: Configuration, clock: Callable[[], float], acknowledgement_timeout_s: float
+    ) -> None:
+        self.settings = settings
+        self.configuration = configuration
+        self.clock = clock
+        self.codec = open_codec(settings)
+        self.publisher = Publisher(settings, timeout_s=acknowledgement_timeout_s)
+        self.decisions = Decisions(settings, self.codec)
+        self.accounts = Accounts(settings)
+        self.connected: asyncio.Task[None] = asyncio.create_task(self._connect())
+        self.stopping = False
+
+    async def _connect(self) -> None:
+        """Ends once the topics exist and decisions are read; ConfigurationError ends it too, and then the process."""
+        await kafka.wait_for_topics(self.settings, asyncio.Event())
+        await self.decisions.start()
+        log.info("ingress.ready")
+
+    def not_ready(self) -> str:
+        """Why no command can be taken, as a sentence; empty when one can."""
+        if self.stopping:
+            return "The ingress is stopping."
+        if not self.connected.done() or self.connected.cancelled() or self.connected.exception():
+            return f"Kafka does not answer at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self.settings.kafka_bootstrap_servers}."
+        return ""
+
+    def require_ready(self) -> None:
+        """Raise UnavailableError when no command can be taken."""
+        reason = self.not_ready()
+        if reason:
+            raise UnavailableError(reason)
+
+    def send(self, command: Command, correlation_id: str) -> Sent:
+        """Encode a command and hand it to the producer. Raises ContractError for values that no record can hold."""
+        topic = TOPIC_OF[type(command)]
+        acknowledgement = self.publisher.send(
+            topic.name(self.settings.topic_prefix),
+            member_key(command.program_id, command.member_id),
+            self.codec.encode(command),
+            {"correlation_id": correlation_id.encode()},
+        )
+        about = {"stream": topic.stream, id_field(topic): command_id(command), "correlation_id": correlation_id}
+        return Sent(about, acknowledgement)
+
+    async def acknowledged(self, sent: Sent, source: str) -> dict[str, Any]:
+        """What to say of a command that the broker has. Raises UnavailableError or ContractError, as the publisher does."""
+        at = await sent.acknowledgement
+        metrics.INGRESS_PRODUCED.labels(sent.about["stream"], source).inc()
+        return sent.about | {"topic": at.topic, "partition": at.partition, "offset": at.offset}
+
+    async def close(self) -> None:
+        self.connected.cancel()
+        await asyncio.gather(self.connected, return_exceptions=True)
+        await self.decisions.close()
+        await self.publisher.close()
+        await self.accounts.close()
+
+
+PARTS = web.AppKey("parts", Parts)
+CORRELATION_ID = web.RequestKey("correlation_id", str)

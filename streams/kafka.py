@@ -1,0 +1,145 @@
+"""Settings -> configured Kafka clients; creates the topics of the map and checks those that exist.
+
+Every producer and consumer of the project outside the engine is built here, so security and the partitioner cannot differ.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from streams import topics
+from streams.errors import ConfigurationError, UnavailableError
+from streams.settings import Settings
+from streams.topics import Topic
+
+log = logging.getLogger(__name__)
+
+ADMIN_TIMEOUT_S = 30
+ASK_TIMEOUT_S = 3.0
+BROKER_WAIT_FIRST_S, BROKER_WAIT_MAX_S = 0.2, 5.0
+# librdkafka's default partitioner is not Java's: with it, a Java producer and ours would put one member into two partitions.
+PARTITIONER = "murmur2_random"
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka configuration common to all clients: addresses and security."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "security.protocol": settings.kafka_security_protocol,
+        "log_level": 2,  # Librdkafka reports every attempt to reconnect otherwise; ours are logged where they matter.
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config["sasl.mechanism"] = settings.kafka_sasl_mechanism
+        config["sasl.username"] = settings.kafka_sasl_username
+        config["sasl.password"] = settings.kafka_sasl_password
+    for key, value in (
+        ("ssl.ca.location", settings.kafka_ssl_ca_file),
+        ("ssl.certificate.location", settings.kafka_ssl_certificate_file),
+        ("ssl.key.location", settings.kafka_ssl_key_file),
+    ):
+        if value:
+            config[key] = value
+    return config
+
+
+def producer(settings: Settings, **extra: Any) -> Producer:
+    """An idempotent producer with acks=all. `extra` uses librdkafka's names with '_' for '.'."""
+    config = client_config(settings) | {"enable.idempotence": True, "partitioner": PARTITIONER, "linger.ms": 2}
+    return Producer(config | {key.replace("_", "."): value for key, value in extra.items()})
+
+
+def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
+    """A consumer that sees committed transactions only and never commits by itself. The group gets the settings' prefix."""
+    config = client_config(settings) | {
+        "group.id": f"{settings.topic_prefix}.{group}",
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 100,
+    }
+    return Consumer(config | {key.replace("_", "."): value for key, value in extra.items()})
+
+
+def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> dict[str, int]:
+    """Topic name -> number of partitions, for all topics the broker shows us. Raises UnavailableError."""
+    try:
+        metadata = AdminClient(client_config(settings)).list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise UnavailableError(f"no Kafka broker answers at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error}") from error
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def ensure_topics(settings: Settings, wanted: Iterable[Topic] = topics.ALL, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    """Create the topics that are missing, and check the partition count of those that exist.
+
+    `changelogs` maps further full topic names to their configuration. Safe to call from several processes at once. Raises
+    ConfigurationError naming every topic whose partition count differs from LOYALTY_KAFKA_PARTITIONS, and UnavailableError.
+    """
+    configs = {topic.name(settings.topic_prefix): dict(topic.config) for topic in wanted}
+    configs |= {name: dict(config) for name, config in (changelogs or {}).items()}
+    existing = partition_counts(settings)
+    missing = [
+        NewTopic(name, settings.kafka_partitions, settings.kafka_replication_factor, config=config)
+        for name, config in configs.items()
+        if name not in existing
+    ]
+    if missing:
+        _create(settings, missing)
+    wrong = [
+        f"Topic {name} has {existing[name]} partitions, LOYALTY_KAFKA_PARTITIONS says {settings.kafka_partitions}. Members would move between"
+        " partitions and lose their order: set the number the topic was created with, or migrate to new topics."
+        for name in configs
+        if name in existing and existing[name] != settings.kafka_partitions
+    ]
+    if wrong:
+        raise ConfigurationError(*wrong)
+
+
+async def wait_for_topics(settings: Settings, stop: asyncio.Event, *, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> bool:
+    """`ensure_topics`, again and again until a broker answers. False if `stop` was set before. Raises ConfigurationError."""
+    wait_s = BROKER_WAIT_FIRST_S
+    while not stop.is_set():
+        try:
+            # Asked first, because it gives up sooner: whoever stops the process waits for this thread.
+            await asyncio.to_thread(partition_counts, settings, timeout_s=ASK_TIMEOUT_S)
+            await asyncio.to_thread(ensure_topics, settings, changelogs=changelogs)
+            return True
+        except UnavailableError as error:
+            log.warning("kafka.not_reachable", extra={"error": str(error), "retry_after_s": wait_s})
+        try:
+            await asyncio.wait_for(stop.wait(), wait_s)
+        except TimeoutError:
+            wait_s = min(BROKER_WAIT_MAX_S, wait_s * 2)
+    return False
+
+
+def _create(settings: Settings, missing: list[NewTopic]) -> None:
+    admin = AdminClient(client_config(settings))  # Kept until the futures are done: collecting it would fail them.
+    for name, future in admin.create_topics(missing, operation_timeout=ADMIN_TIMEOUT_S).items():
+        try:
+            future.result()
+            log.info("topic.created", extra={"topic": name, "partitions": settings.kafka_partitions})
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.INVALID_REPLICATION_FACTOR:
+                raise ConfigurationError(
+                    f"LOYALTY_KAFKA_REPLICATION_FACTOR={settings.kafka_replication_factor} is more than the cluster has brokers."
+                ) from error
+            if code != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise UnavailableError(f"topic {name} cannot be created: {error}") from error
+    _wait_for_leaders(admin, [TopicPartition(new.topic, partition) for new in missing for partition in range(settings.kafka_partitions)])
+
+
+def _wait_for_leaders(admin: AdminClient, partitions: list[TopicPartition]) -> None:
+    """Return when each partition answers: for a moment after its creation its broker does not know that it leads it."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while partitions:
+        futures = admin.list_offsets({partition: OffsetSpec.latest() for partition in partitions}, request_timeout=ADMIN_TIMEOUT_S)
+        partitions = [partition for partition, future in futures.items() if future.exception() is not None]
+        if partitions and time.monotonic() > deadline:
+            raise UnavailableError(f"{len(partitions)} new partitions have no leader after {ADMIN_TIMEOUT_S} s, {partitions[0]} among them")

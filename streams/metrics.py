@@ -1,0 +1,31 @@
+"""Every Prometheus metric of the project, declared once with its help text. A process shows those it uses."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# From a broker round trip to a slow delivery.
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+INGRESS_REQUESTS = Counter("loyalty_ingress_requests", "HTTP requests answered by the ingress.", ["route", "status"])
+INGRESS_SECONDS = Histogram("loyalty_ingress_request_seconds", "Time to answer a request.", ["route"], buckets=SECONDS)
+INGRESS_PRODUCED = Counter("loyalty_ingress_produced", "Commands acknowledged by the broker.", ["stream", "source"])
+
+COMMANDS = Counter("loyalty_commands", "Commands decided by the worker.", ["stream", "result", "replayed"])
+DECISION_SECONDS = Histogram("loyalty_decision_seconds", "From the broker's append of a command to its decision.", ["stream"], buckets=SECONDS)
+DEAD_LETTERS = Counter("loyalty_dead_letters", "Records given up, by process, stage and reason.", ["processor", "stage", "reason"])
+
+SINK_RECORDS = Counter("loyalty_sink_records", "Records a sink has finished, by what became of them.", ["sink", "verdict"])
+SINK_SECONDS = Histogram("loyalty_sink_event_seconds", "From the worker's decision to the destination's acknowledgement.", ["sink"], buckets=SECONDS)
+SINK_LAG = Gauge("loyalty_sink_lag_records", "Records appended and not yet finished by a sink, at the last poll.", ["sink", "topic", "partition"])
+DELIVERIES = Counter("loyalty_deliveries", "Delivery attempts of webhooks.", ["destination", "verdict", "status"])
+DELIVERY_SECONDS = Histogram("loyalty_delivery_seconds", "Time of one delivery attempt.", ["destination"], buckets=SECONDS)
+DELIVERIES_IN_FLIGHT = Gauge("loyalty_deliveries_in_flight", "Attempts under way.", ["destination"])
+DELIVERIES_WAITING = Gauge("loyalty_deliveries_waiting", "Events taken from the log that are not delivered yet.", ["destination"])
+DELIVERY_OLDEST_SECONDS = Gauge("loyalty_delivery_oldest_seconds", "Age of the oldest event that is not delivered yet.", ["destination"])
+HISTORY_ROWS = Counter("loyalty_history_rows", "Rows inserted into ClickHouse.", ["table"])
+
+INGRESS_WAITERS = Gauge("loyalty_ingress_waiters", "Requests held open until their command is decided.")
+INGRESS_WEBHOOKS = Counter("loyalty_ingress_webhooks", "Webhooks received, by what became of them.", ["source", "result"])
+INGRESS_REREADS = Counter("loyalty_ingress_rereads", "Entities read again after a hint, by what became of them.", ["source", "result"])
+
+DELIVERY_DOWN = Gauge("loyalty_delivery_down", "1 while a destination counts as down and only probes are sent.", ["destination"])
+SINK_WRITE_FAILURES = Counter("loyalty_sink_write_failures", "Batches that a sink could not write and tries again.", ["sink"])

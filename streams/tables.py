@@ -1,0 +1,31 @@
+"""Every changelog-backed table, its key and its value record.
+
+| table    | key                                                    | value           | holds                                              |
+|----------|--------------------------------------------------------|-----------------|----------------------------------------------------|
+| accounts | program_id/member_id                                   | Account         | the state of each member                           |
+| outcomes | program_id/member_id, NUL, t: or e:, the command's id  | Outcome         | the answer to each command, for when it comes again |
+| waiting  | program_id/member_id                                   | WaitingCommands | commands of members who are not enrolled yet       |
+"""
+
+from schemas.records import Account, Outcome, WaitingCommands
+from streams.settings import Settings
+
+TABLES: dict[str, type] = {"accounts": Account, "outcomes": Outcome, "waiting": WaitingCommands}
+
+# Compaction keeps the last row of each key; tombstones stay a day, so that a slow reader of the changelog sees them.
+CHANGELOG_CONFIG = {"cleanup.policy": "compact", "delete.retention.ms": str(24 * 3600 * 1000)}
+
+
+def changelog_name(app_id: str, table: str) -> str:
+    """The changelog topic of a table, by Faust's rule."""
+    return f"{app_id}-{table}-changelog"
+
+
+def app_id(settings: Settings) -> str:
+    """Consumer group of the workers, and first part of the changelogs' names."""
+    return f"{settings.topic_prefix}.worker"
+
+
+def changelogs(settings: Settings) -> dict[str, str]:
+    """Changelog topic -> name of its record."""
+    return {changelog_name(app_id(settings), name): record.SCHEMA for name, record in TABLES.items()}  # type: ignore[attr-defined]

@@ -1,0 +1,95 @@
+"""THE MAP: every topic, its key, its record, who writes it and who reads it.
+
+Every topic has the same number of partitions and, but for the webhook inbox, the key `program_id/member_id`: all that concerns one
+member meets in one partition, in order. Names get the prefix of the settings: `loyalty.transactions.v1`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from schemas.records import (
+    DeadLetter,
+    Enrolment,
+    LedgerEntry,
+    LoyaltyEvent,
+    MemberProfile,
+    OfferActivation,
+    ProfileChange,
+    ReceivedWebhook,
+    SyncAudit,
+    Transaction,
+)
+
+DAY_MS = 24 * 3600 * 1000
+
+
+class Direction(StrEnum):
+    IN = "in"
+    OUT = "out"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """One topic. `stream` is its short name, used in REST paths, audit records, metrics and settings."""
+
+    stream: str
+    record: type
+    direction: Direction
+    doc: str
+    writers: str
+    readers: str
+    version: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, prefix: str) -> str:
+        """Full name on the broker."""
+        return f"{prefix}.{self.stream}.v{self.version}"
+
+
+def _inbound(stream: str, record: type, doc: str) -> Topic:
+    # The broker's clock stamps what comes in: it is the pipeline's ingestion time, and no upstream clock can falsify it.
+    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(30 * DAY_MS)}
+    return Topic(stream=stream, record=record, direction=Direction.IN, doc=doc, writers="ingress, upstream producers", readers="worker", config=config)
+
+
+def _outbound(stream: str, record: type, doc: str, readers: str, **config: str) -> Topic:
+    config = {name.replace("_", "."): value for name, value in config.items()}
+    return Topic(stream=stream, record=record, direction=Direction.OUT, doc=doc, writers="worker", readers=readers, config=config)
+
+
+ENROLMENTS = _inbound("enrolments", Enrolment, "Members join.")
+TRANSACTIONS = _inbound("transactions", Transaction, "Points are earned, redeemed, reversed, adjusted.")
+PROFILE_CHANGES = _inbound("profile-changes", ProfileChange, "Profiles and statuses change.")
+OFFER_ACTIVATIONS = _inbound("offer-activations", OfferActivation, "Members opt in to offers.")
+
+EVENTS = _outbound(
+    "events", LoyaltyEvent, "What happened to accounts: for webhooks, caches and history.",
+    "sinks: webhooks, redis, clickhouse", retention_ms=str(30 * DAY_MS),
+)
+LEDGER_ENTRIES = _outbound(
+    "ledger-entries", LedgerEntry, "Every posting of points.", "sink: clickhouse", retention_ms=str(90 * DAY_MS),
+)
+PROFILES = _outbound(
+    "profiles", MemberProfile, "Profile versions, whole; the only outbound topic with personal data.", "sink: clickhouse",
+    cleanup_policy="compact", min_compaction_lag_ms=str(7 * DAY_MS),
+)
+SYNC_AUDIT = _outbound(
+    "sync-audit", SyncAudit, "What became of every inbound event.", "sink: clickhouse; ingress, for waiting clients",
+    retention_ms=str(90 * DAY_MS),
+)
+DEAD_LETTERS = _outbound(
+    "dead-letters", DeadLetter, "What could not be processed, with the reason.", "operators", retention_ms=str(90 * DAY_MS),
+)
+
+WEBHOOK_INBOX = Topic(
+    stream="webhook-inbox", record=ReceivedWebhook, direction=Direction.INTERNAL,
+    doc="Webhooks that only hint at a change; key: source and entity.", writers="ingress", readers="ingress: reads the entity again",
+    config={"retention.ms": str(7 * DAY_MS)},
+)  # fmt: skip
+
+INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS)
+OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
+ALL = (*INBOUND, *OUTBOUND, WEBHOOK_INBOX)
+BY_STREAM = {topic.stream: topic for topic in ALL}
