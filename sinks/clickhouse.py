@@ -1,0 +1,356 @@
+"""outbound topics -> history in ClickHouse: ledger entries, loyalty events, profile versions, sync audit, dead letters.
+
+Each topic has its own table, consumer group and pace. Rows go in by large inserts, offsets are committed after them, and the order of
+each table identifies its records: what is read again replaces itself, so that under FINAL replays change nothing.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
+
+from schemas.records import DeadLetter, LedgerEntry, LoyaltyEvent, MemberProfile, SyncAudit
+from sinks import migrations
+from sinks.base import Health, Item, Receipt, Verdict
+from sinks.batches import run_batches
+from sinks.schedule import Schedule
+from streams import metrics, topics
+from streams.codec import open_codec
+from streams.configuration import Configuration
+from streams.errors import UnavailableError
+from streams.settings import Settings
+from streams.topics import Topic
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX = 10_000  # ClickHouse prefers few large inserts; this one takes some 50 ms.
+WAIT_MAX_S = 1.0  # At low load analysts see a row after this, and each table gets one insert a second at most.
+CONNECT_S = 5
+ANSWER_S = 30  # A stop waits this long for an insert that hangs.
+# The range of DateTime64(3): 1900 to 2299. ClickHouse would store what is beyond it as some other time.
+TIME_MS_MIN, TIME_MS_MAX = -2_208_988_800_000, 10_413_791_999_999
+
+# Errors that blame the rows. Sent again they would fail again, so the batch is halved until the bad rows are alone.
+# All other errors blame the server or its setup, and are waited for: they pass, or an operator mends them.
+DATA_ERRORS = frozenset({
+    6, 26, 27, 32, 33, 38, 41, 72,  # cannot parse or read: text, number, date, to the end
+    53, 69, 70, 117, 131, 321, 349,  # type mismatch, out of bounds, cannot convert, incorrect data, too large, null where none may be
+    469, 691,  # violated constraint, unknown symbol of an enum
+})  # fmt: skip
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table and the topic it mirrors."""
+
+    name: str
+    topic: Topic
+    row: Callable[[Any], Row]
+    """Record -> its columns. Pure."""
+
+
+def _ledger_entry(entry: LedgerEntry) -> Row:
+    return {
+        "program_id": entry.program_id,
+        "member_id": entry.member_id,
+        "entry_sequence": entry.entry_sequence,
+        "entry_id": entry.entry_id,
+        "transaction_id": entry.transaction_id,
+        "kind": entry.kind.value,
+        "points_delta": entry.points_delta,
+        "balance_after": entry.balance_after,
+        "counter_account": entry.counter_account,
+        "rule_id": entry.rule_id,
+        "reverses_transaction_id": entry.reverses_transaction_id,
+        "source_system": entry.source_system,
+        "property_id": entry.property_id,
+        "category": entry.category,
+        "reason": entry.reason,
+        "occurred_at": entry.occurred_at_ms,
+        "ingested_at": entry.ingested_at_ms,
+        "recorded_at": entry.recorded_at_ms,
+        "correlation_id": entry.correlation_id,
+    }
+
+
+def _loyalty_event(event: LoyaltyEvent) -> Row:
+    return {
+        "program_id": event.program_id,
+        "member_id": event.member_id,
+        "sequence": event.sequence,
+        "event_id": event.event_id,
+        "kind": event.kind.value,
+        "status": event.account.status.value,
+        "tier": event.account.tier,
+        "available_points": event.account.available_points,
+        "qualifying_points": event.account.qualifying_points,
+        "points_delta": event.points_delta,
+        "shortfall_points": event.shortfall_points,
+        "previous_tier": event.previous_tier,
+        "offer_id": event.offer_id,
+        "reward_code": event.reward_code,
+        "voucher_code": event.voucher_code,
+        "refusal": event.refusal,
+        "changed_attributes": list(event.changed_attributes),
+        "command_id": event.cause.command_id,
+        "command_stream": event.cause.stream,
+        "source_system": event.cause.source_system,
+        "command_reason": event.cause.reason,
+        "occurred_at": event.occurred_at_ms,
+        "ingested_at": event.ingested_at_ms,
+        "recorded_at": event.recorded_at_ms,
+        "correlation_id": event.correlation_id,
+    }
+
+
+def _member_profile(profile: MemberProfile) -> Row:
+    return {
+        "program_id": profile.program_id,
+        "member_id": profile.member_id,
+        "version": profile.version,
+        "operation": profile.operation.value,
+        "attributes": dict(profile.attributes),
+        "segments": list(profile.segments),
+        "status": profile.status.value,
+        "tier": profile.tier,
+        "changed": list(profile.changed),
+        "source_system": profile.source_system,
+        "valid_from": profile.valid_from_ms,
+        "ingested_at": profile.ingested_at_ms,
+        "recorded_at": profile.recorded_at_ms,
+        "correlation_id": profile.correlation_id,
+    }
+
+
+def _sync_audit(audit: SyncAudit) -> Row:
+    return {
+        "program_id": audit.program_id,
+        "member_id": audit.member_id,
+        "audit_id": audit.audit_id,
+        "stream": audit.stream,
+        "command_id": audit.command_id,
+        "payload_hash": audit.payload_hash,
+        "source_system": audit.source_system,
+        "actor": audit.actor,
+        "result": audit.result.value,
+        "reason": audit.reason,
+        "replayed": audit.replayed,
+        "changes": [(change.attribute, change.before, change.after) for change in audit.changes],
+        "sequence": audit.sequence,
+        "points_delta": audit.points_delta,
+        "available_points": audit.available_points,
+        "tier": audit.tier,
+        "voucher_code": audit.voucher_code,
+        "occurred_at": audit.occurred_at_ms,
+        "ingested_at": audit.ingested_at_ms,
+        "recorded_at": audit.recorded_at_ms,
+        "correlation_id": audit.correlation_id,
+        "topic": audit.topic,
+        "partition": audit.partition,
+        "offset": audit.offset,
+    }
+
+
+def _dead_letter(letter: DeadLetter) -> Row:
+    return {
+        "dead_letter_id": letter.dead_letter_id,
+        "stage": letter.stage.value,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "processor": letter.processor,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "key": (letter.key or b"").decode(errors="backslashreplace"),
+        "value_bytes": len(letter.value or b""),
+        "ingested_at": letter.ingested_at_ms,
+        "failed_at": letter.failed_at_ms,
+    }
+
+
+TABLES = (
+    Table("ledger_entries", topics.LEDGER_ENTRIES, _ledger_entry),
+    Table("loyalty_events", topics.EVENTS, _loyalty_event),
+    Table("member_profile_history", topics.PROFILES, _member_profile),
+    Table("sync_audit", topics.SYNC_AUDIT, _sync_audit),
+    Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
+)
+# Columns that hold a time: what a source says, or a broken clock, may be out of range.
+TIMES = frozenset({"occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at"})
+
+
+async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health: Health) -> None:
+    """Migrate the database, then mirror every topic of TABLES until `stop` is set. Raises ConfigurationError for a changed migration."""
+    waiting = "clickhouse: has not answered yet"
+    health.set("clickhouse", lambda: waiting)
+    if not await _migrate_when_available(settings, stop):
+        return
+    waiting = ""
+    codec = open_codec(settings)
+    histories = [History(settings, table) for table in TABLES]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for history in histories:
+                stream = history.table.topic.stream
+                group.create_task(
+                    run_batches(
+                        settings, sink=f"clickhouse-{stream}", group=f"sink-clickhouse-{stream}", topic=history.table.topic,
+                        write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health,
+                    )
+                )  # fmt: skip
+    finally:
+        for history in histories:
+            history.close()
+
+
+async def _migrate_when_available(settings: Settings, stop: asyncio.Event) -> bool:
+    """False if `stop` was set before ClickHouse answered."""
+    schedule, attempt = Schedule(), 0
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(migrate, settings)
+            return True
+        except UnavailableError as error:
+            attempt += 1
+            if attempt == 1:
+                log.warning("history.waits_for_clickhouse", extra={"error": str(error)})
+        try:
+            await asyncio.wait_for(stop.wait(), schedule.delay_s(attempt, random.random()))
+        except TimeoutError:
+            pass
+    return False
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Create the database and apply what is missing; the names of what was applied. Raises UnavailableError and ConfigurationError."""
+    try:
+        client = connect(settings, database=None)
+        try:
+            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}`")
+            client.database = settings.clickhouse_database
+            return migrations.apply(client, migrations.load())
+        finally:
+            client.close()
+    except (ClickHouseError, OSError) as error:
+        raise UnavailableError(f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} does not answer as it should: {error}") from error
+
+
+def connect(settings: Settings, database: str | None = "") -> Client:
+    """A client of the settings' server and database ('' is the settings' own, None the server's default). Raises ClickHouseError."""
+    url = urlsplit(settings.clickhouse_url)
+    return clickhouse_connect.get_client(
+        interface=url.scheme,
+        host=url.hostname or "127.0.0.1",
+        port=url.port or (8443 if url.scheme == "https" else 8123),
+        proxy_path=url.path,
+        username=settings.clickhouse_username,
+        password=settings.clickhouse_password,
+        database=settings.clickhouse_database if database == "" else database,
+        ca_cert=settings.clickhouse_ca_file or None,
+        compress=False,  # Batches are small for a local network; compressing them would cost more than sending them.
+        connect_timeout=CONNECT_S,
+        send_receive_timeout=ANSWER_S,
+        query_retries=0,  # Our own loop retries, and says so.
+        autogenerate_session_id=False,  # A session would allow one query at a time, and outlive a broken connection.
+    )
+
+
+class History:
+    """Inserts into one table."""
+
+    def __init__(self, settings: Settings, table: Table) -> None:
+        self.table = table
+        self._settings = settings
+        self._client: Client | None = None
+        self._column_types: Mapping[str, Any] = {}
+
+    async def write(self, items: Sequence[Item[Any]]) -> list[Receipt]:
+        return await asyncio.to_thread(self.write_now, items)
+
+    def write_now(self, items: Sequence[Item[Any]]) -> list[Receipt]:
+        """One attempt at a batch: rows that ClickHouse blames alone are REFUSED, what it could not take is RETRY."""
+        receipts: list[Receipt] = [Receipt(verdict=Verdict.DELIVERED)] * len(items)
+        good: list[tuple[int, Row]] = []
+        for number, item in enumerate(items):
+            try:
+                good.append((number, to_row(self.table, item)))
+            except ValueError as error:
+                receipts[number] = Receipt(verdict=Verdict.REFUSED, reason="ROW_INVALID", detail=str(error))
+        for number, receipt in self._insert_halving(good):
+            receipts[number] = receipt
+        return receipts
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._column_types = {}  # Asked for again: a retry may meet a table that was mended.
+
+    def _insert_halving(self, numbered: Sequence[tuple[int, Row]]) -> list[tuple[int, Receipt]]:
+        """The receipts of rows that did not go in. A batch that is refused for its rows is halved until the bad ones are alone."""
+        failed: list[tuple[int, Receipt]] = []
+        batches = [numbered] if numbered else []
+        while batches:
+            batch = batches.pop()
+            try:
+                self._insert([row for _, row in batch])
+            except (ClickHouseError, OSError) as error:
+                if not blames_rows(error):
+                    self.close()
+                    again = Receipt(verdict=Verdict.RETRY, detail=f"ClickHouse: {type(error).__name__}: {error}"[:500])
+                    return failed + [(number, again) for left in (batch, *batches) for number, _ in left]
+                if len(batch) == 1:
+                    detail = f"ClickHouse refused the row: {_without_values(error)}"
+                    failed.append((batch[0][0], Receipt(verdict=Verdict.REFUSED, reason="ROW_REFUSED", detail=detail)))
+                else:
+                    said = _without_values(error)
+                    log.warning("history.batch_halved", extra={"table": self.table.name, "rows": len(batch), "error": said})
+                    half = len(batch) // 2
+                    batches += [batch[half:], batch[:half]]
+        return failed
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        if self._client is None:
+            self._client = connect(self._settings)
+        names = list(rows[0])
+        if not self._column_types:
+            context = self._client.create_insert_context(self.table.name, names)
+            self._column_types = dict(zip(names, context.column_types, strict=True))
+        self._client.insert(
+            self.table.name,
+            [[row[name] for row in rows] for name in names],
+            column_names=names,
+            column_types=[self._column_types[name] for name in names],
+            column_oriented=True,
+            # The offsets are committed when this returns: the rows must be in by then, not in a buffer.
+            settings={"async_insert": 0, "wait_end_of_query": 1},
+        )
+        metrics.HISTORY_ROWS.labels(self.table.name).inc(len(rows))
+
+
+def to_row(table: Table, item: Item[Any]) -> Row:
+    """The columns of a record and its place in the log. Raises ValueError for a time that ClickHouse cannot hold."""
+    row = table.row(item.record)
+    for name in TIMES & row.keys():
+        if not TIME_MS_MIN <= row[name] <= TIME_MS_MAX:
+            raise ValueError(f"{name} is not between the years 1900 and 2299")
+    return row | {"source_partition": item.partition, "source_offset": item.offset}
+
+
+def blames_rows(error: Exception) -> bool:
+    """Whether the error is about what was sent, and so would return for ever."""
+    return isinstance(error, DataError) or getattr(error, "code", None) in DATA_ERRORS
+
+
+def _without_values(error: Exception) -> str:
+    """The error's number and name: ClickHouse's own text quotes the row, which may hold personal data."""
+    return f"{getattr(error, 'name', None) or type(error).__name__} ({getattr(error, 'code', None)})"

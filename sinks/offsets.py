@@ -1,0 +1,129 @@
+"""finished records of one partition -> the offset to commit. Pure.
+
+Only the offsets below the first unfinished record may be committed. What is finished above it (one member's delivery may be refused
+for days while all others go on) is written into the commit's metadata, so that a restart does not deliver it again. The metadata is
+a hint of bounded size: what does not fit is delivered once more, nothing is ever lost.
+
+Metadata: `1;<next>;<delta>[:<minutes>],...`, all numbers in base 36: every record below `next` is finished, but for the listed
+ones, each given as the distance to the one before it (the first: to the committed offset), with the minute since 1970 in which its
+first attempt failed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+METADATA_CHARACTERS_MAX = 3800  # Brokers refuse more than 4096 bytes (offset.metadata.max.bytes).
+MINUTE_MS = 60_000
+_VERSION = "1"
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a commit says: everything below `next_offset` is finished, but for `unfinished` (offset -> failing since, or None)."""
+
+    next_offset: int = 0
+    unfinished: Mapping[int, int | None] = field(default_factory=dict)
+
+    def is_finished(self, offset: int) -> bool:
+        return offset < self.next_offset and offset not in self.unfinished
+
+
+class Offsets:
+    """Which records of one partition are under way. Offsets are added in the order of the log, which has gaps."""
+
+    def __init__(self, before: Progress = Progress()) -> None:
+        self._before = before
+        self._unfinished: dict[int, int | None] = {}
+        self._next = 0  # Where reading goes on; 0: nothing was read yet.
+
+    def __len__(self) -> int:
+        return len(self._unfinished)
+
+    @property
+    def next_offset(self) -> int:
+        return self._next
+
+    def add(self, offset: int) -> bool:
+        """Note that a record was read; False if it needs no work: it is under way, or was finished before a restart."""
+        if offset in self._unfinished:
+            return False
+        if offset < self._next:
+            # The log went back: its broker lost the end of it. What is there now is new, whatever was known of these offsets.
+            self._before = Progress()
+        self._next = offset + 1
+        if self._before.is_finished(offset):
+            return False
+        self._unfinished[offset] = self.failing_since_ms(offset)
+        return True
+
+    def reached(self, offset: int) -> None:
+        """Note that nothing is left to read below `offset`: what lies between are marks of transactions."""
+        self._next = max(self._next, offset)
+
+    def failing_since_ms(self, offset: int) -> int | None:
+        """When the record's first attempt failed, as far as is known."""
+        return self._unfinished.get(offset, self._before.unfinished.get(offset))
+
+    def failed(self, offset: int, since_ms: int) -> None:
+        if offset in self._unfinished:
+            self._unfinished[offset] = since_ms
+
+    def finish(self, offset: int) -> None:
+        """Harmless for an offset that is not under way."""
+        self._unfinished.pop(offset, None)
+
+    def commit(self) -> tuple[int, str] | None:
+        """The offset to commit and its metadata; None before anything was read."""
+        if self._next == 0:
+            return None
+        first = min(self._unfinished, default=self._next)
+        # A restart may have read only a part of what the commit before it knew.
+        known = {offset: since for offset, since in self._before.unfinished.items() if offset >= self._next}
+        return first, encode(first, max(self._next, self._before.next_offset), dict(sorted({**self._unfinished, **known}.items())))
+
+
+def encode(committed: int, next_offset: int, unfinished: Mapping[int, int | None]) -> str:
+    """Metadata of a commit; empty if there is nothing to say. `unfinished` is in rising order."""
+    if not unfinished:
+        return "" if next_offset == committed else f"{_VERSION};{_base36(next_offset)};"
+    parts: list[str] = []
+    size, last = 0, committed
+    for offset, since_ms in unfinished.items():
+        part = _base36(offset - last) + ("" if since_ms is None else ":" + _base36(since_ms // MINUTE_MS))
+        size += len(part) + 1
+        if size > METADATA_CHARACTERS_MAX:
+            next_offset = offset  # From here on nothing is known: all of it is read again.
+            break
+        parts.append(part)
+        last = offset
+    return f"{_VERSION};{_base36(next_offset)};{','.join(parts)}"
+
+
+def decode(committed: int, metadata: str | None) -> Progress:
+    """What a commit said. Metadata that others wrote, or another version, says nothing."""
+    version, _, rest = (metadata or "").partition(";")
+    if version != _VERSION or committed < 0:
+        return Progress()
+    horizon, _, listed = rest.partition(";")
+    try:
+        return Progress(int(horizon, 36), dict(_entries(committed, listed.split(",") if listed else ())))
+    except ValueError:
+        return Progress()
+
+
+def _entries(committed: int, parts: Iterable[str]) -> Iterable[tuple[int, int | None]]:
+    offset = committed
+    for part in parts:
+        delta, _, minutes = part.partition(":")
+        offset += int(delta, 36)
+        yield offset, int(minutes, 36) * MINUTE_MS if minutes else None
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+        if not number:
+            return digits

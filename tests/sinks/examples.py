@@ -1,0 +1,150 @@
+"""Records and items for the tests of sinks."""
+
+from typing import Any
+
+from schemas.contract import member_key
+from schemas.records import (
+    AccountSnapshot,
+    AttributeChange,
+    Cause,
+    CommandResult,
+    DeadLetter,
+    DeadLetterStage,
+    EntryKind,
+    LedgerEntry,
+    LoyaltyEvent,
+    LoyaltyEventKind,
+    MemberProfile,
+    MemberStatus,
+    ProfileOperation,
+    SyncAudit,
+)
+from sinks.base import Item
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MOMENT_MS = 1_772_366_400_000  # 2026-03-01T12:00:00Z
+
+
+def event(sequence: int = 1, member_id: str = "m-1", program_id: str = "grand", **fields: Any) -> LoyaltyEvent:
+    points = fields.pop("points", 100 * sequence)
+    return LoyaltyEvent(**{
+        "event_id": f"{program_id}-{member_id}-{sequence}",
+        "program_id": program_id,
+        "member_id": member_id,
+        "sequence": sequence,
+        "kind": LoyaltyEventKind.BALANCE_CHANGED,
+        "account": AccountSnapshot(status=MemberStatus.ACTIVE, tier="MEMBER", available_points=points, qualifying_points=points),
+        "cause": Cause(command_id=f"t-{sequence}", stream="transactions", source_system="pms"),
+        "points_delta": 100,
+        "occurred_at_ms": MOMENT_MS + sequence,
+        "ingested_at_ms": MOMENT_MS + 1000 + sequence,
+        "recorded_at_ms": MOMENT_MS + 2000 + sequence,
+        **fields,
+    })  # fmt: skip
+
+
+def ledger_entry(entry_sequence: int = 1, member_id: str = "m-1", program_id: str = "grand", **fields: Any) -> LedgerEntry:
+    return LedgerEntry(**{
+        "entry_id": f"{program_id}-{member_id}-{entry_sequence}",
+        "program_id": program_id,
+        "member_id": member_id,
+        "entry_sequence": entry_sequence,
+        "transaction_id": f"t-{entry_sequence}",
+        "kind": EntryKind.EARN,
+        "points_delta": 10,
+        "balance_after": 10 * entry_sequence,
+        "counter_account": "issued",
+        "rule_id": "earn",
+        "source_system": "pms",
+        "occurred_at_ms": MOMENT_MS + entry_sequence,
+        "ingested_at_ms": MOMENT_MS + 1000 + entry_sequence,
+        "recorded_at_ms": MOMENT_MS + 2000 + entry_sequence,
+        **fields,
+    })  # fmt: skip
+
+
+def profile(version: int = 1, member_id: str = "m-1", **fields: Any) -> MemberProfile:
+    return MemberProfile(**{
+        "program_id": "grand",
+        "member_id": member_id,
+        "version": version,
+        "operation": ProfileOperation.ENROL if version == 1 else ProfileOperation.CHANGE,
+        "attributes": {"email": f"v{version}@example.com", "given_name": "Zoë"},
+        "segments": ("vip", "spa"),
+        "status": MemberStatus.ACTIVE,
+        "tier": "MEMBER",
+        "changed": ("email",),
+        "source_system": "crm",
+        "valid_from_ms": MOMENT_MS + version * 1000,
+        "ingested_at_ms": MOMENT_MS + version,
+        "recorded_at_ms": MOMENT_MS + version,
+        **fields,
+    })  # fmt: skip
+
+
+def audit(number: int = 1, member_id: str = "m-1", **fields: Any) -> SyncAudit:
+    return SyncAudit(**{
+        "audit_id": f"loyalty.transactions.v1-0-{number}",
+        "program_id": "grand",
+        "member_id": member_id,
+        "stream": "transactions",
+        "command_id": f"t-{number}",
+        "payload_hash": "0" * 16,
+        "source_system": "pms",
+        "result": CommandResult.APPLIED,
+        "changes": (AttributeChange(attribute="available_points", before="0", after="10"), AttributeChange(attribute="tier")),
+        "sequence": number,
+        "points_delta": 10,
+        "available_points": 10,
+        "occurred_at_ms": MOMENT_MS + number,
+        "ingested_at_ms": MOMENT_MS + number,
+        "recorded_at_ms": MOMENT_MS + number,
+        "topic": "loyalty.transactions.v1",
+        "partition": 0,
+        "offset": number,
+        **fields,
+    })  # fmt: skip
+
+
+def dead_letter(number: int = 1, **fields: Any) -> DeadLetter:
+    return DeadLetter(**{
+        "dead_letter_id": f"worker-loyalty.transactions.v1-0-{number}",
+        "stage": DeadLetterStage.DECODE,
+        "reason": "UNDECODABLE",
+        "detail": "schema 1: EOFError",
+        "processor": "worker",
+        "topic": "loyalty.transactions.v1",
+        "partition": 0,
+        "offset": number,
+        "key": b"grand/m-1",
+        "value": b"\x00\xff\x00",
+        "ingested_at_ms": MOMENT_MS,
+        "failed_at_ms": MOMENT_MS + number,
+        **fields,
+    })  # fmt: skip
+
+
+def item(record: Any, *, offset: int = 0, partition: int = 0, topic: str = "loyalty.events.v1", timestamp_ms: int = MOMENT_MS) -> Item[Any]:
+    key = member_key(record.program_id, record.member_id) if hasattr(record, "member_id") else b""
+    return Item(record=record, topic=topic, partition=partition, offset=offset, key=key, value=b"", timestamp_ms=timestamp_ms)
+
+
+EVERY_KIND = {
+    LoyaltyEventKind.MEMBER_ENROLLED: event(1, kind=LoyaltyEventKind.MEMBER_ENROLLED, points_delta=0, points=0),
+    LoyaltyEventKind.PROFILE_CHANGED: event(
+        2, kind=LoyaltyEventKind.PROFILE_CHANGED, points_delta=0, changed_attributes=("email", "phone"), correlation_id="c-2"
+    ),
+    LoyaltyEventKind.BALANCE_CHANGED: event(3, points_delta=-250, shortfall_points=50),
+    LoyaltyEventKind.TIER_CHANGED: event(4, kind=LoyaltyEventKind.TIER_CHANGED, points_delta=0, previous_tier="MEMBER"),
+    LoyaltyEventKind.OFFER_ACTIVATED: event(5, kind=LoyaltyEventKind.OFFER_ACTIVATED, points_delta=0, offer_id="double-points"),
+    LoyaltyEventKind.VOUCHER_ISSUED: event(
+        6, kind=LoyaltyEventKind.VOUCHER_ISSUED, points_delta=0, reward_code="SPA-50", voucher_code="ABCD-EFGH"
+    ),
+    LoyaltyEventKind.ACCOUNT_SUSPENDED: event(
+        7, kind=LoyaltyEventKind.ACCOUNT_SUSPENDED, points_delta=0,
+        account=AccountSnapshot(status=MemberStatus.SUSPENDED, tier="GOLD", available_points=2**53, qualifying_points=9),
+        cause=Cause(command_id="e-7", stream="profile-changes", source_system="crm", reason='fraud "ring" — Zoë'),
+    ),
+    LoyaltyEventKind.ACCOUNT_REACTIVATED: event(8, kind=LoyaltyEventKind.ACCOUNT_REACTIVATED, points_delta=0),
+    LoyaltyEventKind.COMMAND_REFUSED: event(9, kind=LoyaltyEventKind.COMMAND_REFUSED, points_delta=0, refusal="INSUFFICIENT_POINTS"),
+}  # fmt: skip

@@ -1,0 +1,308 @@
+"""The history: what is written twice is there once, a bad row goes alone, migrations are applied once and never change."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
+
+from schemas.records import CommandResult, EntryKind
+from sinks import clickhouse, main, migrations
+from sinks.base import Verdict
+from sinks.clickhouse import TABLES, History
+from sinks.migrations import Migration
+from streams import kafka as kafka_clients
+from streams import topics
+from streams.configuration import Configuration
+from streams.errors import ConfigurationError, UnavailableError
+from streams.settings import Settings
+from tests.sinks import examples
+from tests.sinks.broker import dead_letters, fill, running, until_committed
+from tests.sinks.examples import item
+from tests.sinks.proxy import proxy
+
+pytestmark = pytest.mark.stack
+
+NOWHERE = {"kafka_bootstrap_servers": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:1"}
+TABLE = {table.name: table for table in TABLES}
+EXAMPLES: dict[str, list[Any]] = {
+    "ledger_entries": [examples.ledger_entry(n, f"m-{m}") for m in range(5) for n in range(1, 21)],
+    "loyalty_events": list(examples.EVERY_KIND.values()),
+    "member_profile_history": [examples.profile(n, f"m-{m}") for m in range(3) for n in range(1, 5)],
+    "sync_audit": [examples.audit(n) for n in range(1, 20)],
+    "dead_letters": [examples.dead_letter(n) for n in range(5)],
+}
+
+
+@pytest.fixture(scope="module")
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    made = make_settings(**NOWHERE)
+    clickhouse.migrate(made)
+    return made
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Client]:
+    connected = clickhouse.connect(settings)
+    for table in TABLES:
+        connected.command(f"TRUNCATE TABLE {table.name}")
+    yield connected
+    connected.close()
+
+
+def verdicts(history: History, records: list[Any]) -> list[Verdict]:
+    return [receipt.verdict for receipt in history.write_now([item(record, offset=n) for n, record in enumerate(records)])]
+
+
+def rows(client: Client, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in client.query(sql).result_rows]
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_replays_in_other_batches_change_nothing(settings: Settings, client: Client, name: str) -> None:
+    history = History(settings, TABLE[name])
+    everything = f"SELECT * EXCEPT mirrored_at FROM {name} FINAL ORDER BY ALL"
+    items = [item(record, offset=n) for n, record in enumerate(EXAMPLES[name])]
+    history.write_now(items)
+    before = rows(client, everything)
+    assert len(before) == len(items)
+    rng = random.Random(5)
+    for _ in range(3):
+        some = rng.sample(items, rng.randint(1, len(items)))
+        history.write_now(some + some[:2])
+    assert rows(client, f"SELECT count() > {len(items)} FROM {name}") == [(1,)]
+    assert rows(client, everything) == before
+    history.close()
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_every_column_is_written(settings: Settings, client: Client, name: str) -> None:
+    """A column that is added to a table and forgotten here, or the other way round, is found."""
+    stored = [row[0] for row in rows(client, f"DESCRIBE TABLE {name}")]
+    assert [*clickhouse.to_row(TABLE[name], item(EXAMPLES[name][0])), "mirrored_at"] == stored
+
+
+def test_values_arrive_as_they_are(settings: Settings, client: Client) -> None:
+    History(settings, TABLE["sync_audit"]).write_now([item(examples.audit(3, actor="a'b\\", sequence=None, tier="Größe"), offset=9)])
+    (row,) = client.query("SELECT * FROM sync_audit").named_results()
+    assert row["changes"] == [
+        {"attribute": "available_points", "before": "0", "after": "10"}, {"attribute": "tier", "before": None, "after": None},
+    ]  # fmt: skip
+    assert (row["actor"], row["sequence"], row["tier"], row["source_offset"]) == ("a'b\\", None, "Größe", 9)
+    assert f"{row['occurred_at']:%Y-%m-%dT%H:%M:%S.%f}" == "2026-03-01T12:00:00.003000"
+    History(settings, TABLE["ledger_entries"]).write_now([item(examples.ledger_entry(1, points_delta=-(2**63), balance_after=2**63 - 1))])
+    assert rows(client, "SELECT points_delta, balance_after FROM ledger_entries") == [(-(2**63), 2**63 - 1)]
+
+
+def test_rows_that_clickhouse_refuses_go_alone(settings: Settings, client: Client) -> None:
+    bad = {17, 18, 600}
+    records = [examples.ledger_entry(n + 1, f"m-{n}", transaction_id="unlucky" if n in bad else "t") for n in range(1000)]
+    client.command("ALTER TABLE ledger_entries ADD CONSTRAINT lucky CHECK transaction_id != 'unlucky'")
+    with proxy(settings.clickhouse_url) as between:
+        history = History(replace(settings, clickhouse_url=between.url), TABLE["ledger_entries"])
+        receipts = history.write_now([item(record, offset=n) for n, record in enumerate(records)])
+        history.close()
+        assert between.inserts <= 2 * len(bad) * 11
+    assert {n for n, receipt in enumerate(receipts) if receipt.verdict is Verdict.REFUSED} == bad
+    assert {receipt.verdict for n, receipt in enumerate(receipts) if n not in bad} == {Verdict.DELIVERED}
+    assert receipts[17].reason == "ROW_REFUSED"
+    assert "m-17" not in receipts[17].detail and "VIOLATED_CONSTRAINT" in receipts[17].detail
+    assert rows(client, "SELECT count() FROM ledger_entries FINAL") == [(997,)]
+
+
+@pytest.mark.parametrize("text", [
+    "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)",
+    "Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)",
+    "Code: 60. DB::Exception: Table does not exist. (UNKNOWN_TABLE)", "Code: 999. DB::Exception: Session expired. (KEEPER_EXCEPTION)",
+    "<html>Bad Gateway</html>",
+])  # fmt: skip
+def test_other_errors_are_waited_for(settings: Settings, client: Client, text: str) -> None:
+    with proxy(settings.clickhouse_url) as between:
+        history = History(replace(settings, clickhouse_url=between.url), TABLE["ledger_entries"])
+        between.failing = (502 if "html" in text else 500, text)
+        assert set(verdicts(history, EXAMPLES["ledger_entries"])) == {Verdict.RETRY}
+        assert between.inserts == 1
+        between.failing = None
+        assert set(verdicts(history, EXAMPLES["ledger_entries"])) == {Verdict.DELIVERED}
+        history.close()
+
+
+@pytest.mark.parametrize(("bad", "reason"), [
+    (examples.ledger_entry(-1, "bad"), "ROW_REFUSED"),
+    (examples.ledger_entry(1, "bad", points_delta=2**63), "ROW_REFUSED"),
+    (examples.ledger_entry(1, "bad", occurred_at_ms=10**17), "ROW_INVALID"),
+    (examples.ledger_entry(1, "bad", occurred_at_ms=-(10**15)), "ROW_INVALID"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_sent_goes_alone(settings: Settings, client: Client, bad: Any, reason: str) -> None:
+    history = History(settings, TABLE["ledger_entries"])
+    receipts = history.write_now([item(one) for one in (examples.ledger_entry(1), bad, examples.ledger_entry(2))])
+    assert [receipt.verdict for receipt in receipts] == [Verdict.DELIVERED, Verdict.REFUSED, Verdict.DELIVERED]
+    assert receipts[1].reason == reason
+    assert rows(client, "SELECT count() FROM ledger_entries FINAL") == [(2,)]
+
+
+def test_old_stays_do_not_touch_too_many_partitions(settings: Settings, client: Client) -> None:
+    """ClickHouse refuses an insert into more than 100 partitions, for ever: here are 400 months."""
+    month_ms = 30 * 24 * 3600 * 1000
+    records = [examples.ledger_entry(n, occurred_at_ms=n * month_ms) for n in range(1, 401)]
+    assert set(verdicts(History(settings, TABLE["ledger_entries"]), records)) == {Verdict.DELIVERED}
+    assert rows(client, "SELECT count() FROM ledger_entries") == [(400,)]
+
+
+@pytest.mark.parametrize(("error", "verdict"), [
+    (DatabaseError("x", code=469, name="VIOLATED_CONSTRAINT"), Verdict.REFUSED), (DataError("x"), Verdict.REFUSED),
+    (DatabaseError("x", code=241, name="MEMORY_LIMIT_EXCEEDED"), Verdict.RETRY), (DatabaseError("x", code=60), Verdict.RETRY),
+    (DatabaseError("x", code=252, name="TOO_MANY_PARTS"), Verdict.RETRY), (DatabaseError("x", code=497), Verdict.RETRY),
+    (OperationalError("connection refused"), Verdict.RETRY), (ConnectionResetError(), Verdict.RETRY), (TimeoutError(), Verdict.RETRY),
+])  # fmt: skip
+def test_which_errors_blame_the_rows(settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, verdict: Verdict) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(History, "_insert", fail)
+    assert set(verdicts(History(settings, TABLE["ledger_entries"]), EXAMPLES["ledger_entries"][:3])) == {verdict}
+
+
+def test_an_outage_amid_the_halving_is_a_retry_of_what_is_left(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: Iterator[Exception | None] = iter([DataError("x"), None, DataError("x"), DataError("x"), OperationalError("gone")])
+
+    def insert(*_: object) -> None:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(History, "_insert", insert)
+    assert verdicts(History(settings, TABLE["ledger_entries"]), EXAMPLES["ledger_entries"][:8]) == [
+        *[Verdict.DELIVERED] * 4, *[Verdict.RETRY] * 4,
+    ]  # fmt: skip
+
+
+def test_a_server_that_is_not_there_is_a_retry(make_settings: Callable[..., Settings]) -> None:
+    history = History(make_settings(**NOWHERE, clickhouse_url="http://127.0.0.1:1"), TABLE["ledger_entries"])
+    assert set(verdicts(history, EXAMPLES["ledger_entries"][:3])) == {Verdict.RETRY}
+
+
+# Views.
+
+
+def test_the_views_answer_what_analysts_ask(settings: Settings, client: Client) -> None:
+    entries = [
+        examples.ledger_entry(1, points_delta=100, balance_after=100),
+        examples.ledger_entry(2, points_delta=-30, balance_after=70, kind=EntryKind.REDEEM),
+        examples.ledger_entry(1, "m-2", points_delta=5, balance_after=5, source_system="crm"),
+        examples.ledger_entry(3, "gap", points_delta=5, balance_after=5),
+        examples.ledger_entry(1, "off", points_delta=5, balance_after=6),
+    ]
+    events = [examples.event(n, points=n * 10) for n in (3, 1, 2)] + [examples.event(1, "m-2")]
+    no = {"result": CommandResult.REFUSED, "reason": "INSUFFICIENT_POINTS"}
+    refused = [examples.audit(n, f"m-{n}", replayed=n == 3, **no) for n in (1, 2, 3)]
+    for _ in range(2):  # Everything twice: the views must not care.
+        History(settings, TABLE["ledger_entries"]).write_now([item(one) for one in entries])
+        History(settings, TABLE["loyalty_events"]).write_now([item(one) for one in events])
+        History(settings, TABLE["sync_audit"]).write_now([item(one) for one in [*refused, examples.audit(9)]])
+        History(settings, TABLE["member_profile_history"]).write_now([item(examples.profile(n)) for n in (2, 1, 3)])
+    assert rows(client, "SELECT source_system, kind, entries, members, points_in, points_out, points FROM points_by_day_and_source"
+                        " ORDER BY ALL") == [("crm", "EARN", 1, 1, 5, 0, 5), ("pms", "EARN", 3, 3, 110, 0, 110),
+                                             ("pms", "REDEEM", 1, 1, 0, 30, -30)]  # fmt: skip
+    assert rows(client, "SELECT member_id, available_points, last_sequence, tier FROM balances ORDER BY 1") == [
+        ("m-1", 30, 3, "MEMBER"), ("m-2", 100, 1, "MEMBER"),
+    ]  # fmt: skip
+    assert rows(client, "SELECT stream, source_system, reason, refusals, members FROM refusals_by_reason") == [
+        ("transactions", "pms", "INSUFFICIENT_POINTS", 2, 2),
+    ]  # fmt: skip
+    assert rows(client, "SELECT member_id, gapless, balanced FROM reconciliation ORDER BY 1") == [
+        ("gap", 0, 1), ("m-1", 1, 1), ("m-2", 1, 1), ("off", 1, 0),
+    ]  # fmt: skip
+    history = rows(client, "SELECT version, valid_from, valid_to, is_current FROM member_profile_scd2 ORDER BY version")
+    assert [(version, current) for version, _, _, current in history] == [(1, 0), (2, 0), (3, 1)]
+    assert [valid_to for _, _, valid_to, _ in history] == [history[1][1], history[2][1], None]
+
+
+# Migrations.
+
+
+def test_migrations_are_applied_once(make_settings: Callable[..., Settings]) -> None:
+    fresh = make_settings(**NOWHERE)
+    names = [one.name for one in migrations.load()]
+    assert clickhouse.migrate(fresh) == names and names[0] == "0001_history"
+    assert clickhouse.migrate(fresh) == []
+
+
+def test_two_processes_may_migrate_at_once(make_settings: Callable[..., Settings]) -> None:
+    fresh = make_settings(**NOWHERE)
+    errors: list[BaseException] = []
+
+    def migrate() -> None:
+        try:
+            clickhouse.migrate(fresh)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and clickhouse.migrate(fresh) == []
+
+
+def test_a_migration_that_changed_stops_the_start(settings: Settings, client: Client) -> None:
+    ours = migrations.load()
+    edited = [Migration(one.number, one.name, one.sql + " ") if one.number == 1 else one for one in ours]
+    with pytest.raises(ConfigurationError, match=r"infra/clickhouse/0001_history\.sql has changed"):
+        migrations.apply(client, edited)
+
+
+def test_a_migration_that_broke_off_is_applied_again(make_settings: Callable[..., Settings]) -> None:
+    fresh = make_settings(**NOWHERE)
+    admin = clickhouse.connect(fresh, database=None)
+    admin.command(f"CREATE DATABASE {fresh.clickhouse_database}")
+    admin.database = fresh.clickhouse_database
+    broken = Migration(1, "0001_a", "CREATE TABLE IF NOT EXISTS a (x Int8) ENGINE = MergeTree ORDER BY x;\nSELECT nonsense;\n")
+    with pytest.raises(DatabaseError):
+        migrations.apply(admin, [broken])
+    mended = Migration(1, "0001_a", "CREATE TABLE IF NOT EXISTS a (x Int8) ENGINE = MergeTree ORDER BY x;\nSELECT 1;\n")
+    assert migrations.apply(admin, [mended]) == ["0001_a"]
+    assert migrations.apply(admin, []) == []  # A database that is ahead of the checkout is a warning.
+    admin.close()
+
+
+def test_a_file_is_split_into_statements() -> None:
+    text = "-- A comment; with a semicolon.\nCREATE TABLE a (\n    x String DEFAULT ';'\n);\n\n  -- More.\nSELECT 1 ; \nSELECT 2"
+    assert Migration(1, "x", text).statements == ["CREATE TABLE a (\n    x String DEFAULT ';'\n)", "SELECT 1", "SELECT 2"]
+
+
+def test_no_clickhouse_is_unavailable(make_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(UnavailableError, match="LOYALTY_CLICKHOUSE_URL"):
+        clickhouse.migrate(make_settings(**NOWHERE, clickhouse_url="http://127.0.0.1:1"))
+
+
+# Through Kafka.
+
+
+async def test_every_topic_reaches_its_table_and_bad_rows_the_dead_letters(make_settings: Callable[..., Settings]) -> None:
+    own = make_settings(redis_url="redis://127.0.0.1:1", http_port=0)
+    await asyncio.to_thread(clickhouse.migrate, own)
+    admin = clickhouse.connect(own)
+    for name, column in (("ledger_entries", "reason"), ("dead_letters", "detail")):
+        await asyncio.to_thread(admin.command, f"ALTER TABLE {name} ADD CONSTRAINT lucky CHECK ifNull({column}, '') != 'unlucky'")
+    await asyncio.to_thread(kafka_clients.ensure_topics, own)
+    for table in TABLES:
+        await asyncio.to_thread(fill, own, table.topic, EXAMPLES[table.name])
+    await asyncio.to_thread(fill, own, topics.LEDGER_ENTRIES, [examples.ledger_entry(1, "bad", reason="unlucky")])
+    await asyncio.to_thread(fill, own, topics.DEAD_LETTERS, [examples.dead_letter(77, detail="unlucky"), b"poison"])
+    nothing = Configuration(programs={}, sources={}, destinations={}, tokens=())
+    async with running(lambda stop: main.run_sink("clickhouse", own, nothing, stop)):
+        for table in TABLES:  # The dead letters last: the ledger adds one.
+            await until_committed(own, f"sink-clickhouse-{table.topic.stream}", table.topic)
+    counts = {name: rows(admin, f"SELECT count() FROM {name} FINAL")[0][0] for name in TABLE}
+    admin.close()
+    assert counts == {name: len(EXAMPLES[name]) for name in TABLE} | {"dead_letters": len(EXAMPLES["dead_letters"]) + 1}
+    # A letter that ClickHouse refuses stays in its topic and makes no letters about letters.
+    written = [letter for letter in await asyncio.to_thread(dead_letters, own) if letter.processor.startswith("clickhouse")]
+    assert [(letter.processor, letter.reason) for letter in written] == [("clickhouse-ledger-entries", "ROW_REFUSED")]

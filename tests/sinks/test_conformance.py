@@ -1,0 +1,229 @@
+"""What every sink promises, tomorrow's included: a dead back end is waited for, poison is a dead letter, a replay changes nothing."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import redis
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka import TopicPartition
+
+from infra.fakes.receiver import Receiver
+from schemas.records import DeadLetterStage
+from sinks import SINKS, clickhouse, main, redis_cache
+from sinks.base import Health
+from streams import kafka as kafka_clients
+from streams import topics
+from streams.configuration import Configuration, Destination
+from streams.settings import Settings
+from tests.sinks.broker import dead_letters, fill, running, until_committed
+from tests.sinks.examples import SECRET, event
+
+pytestmark = pytest.mark.stack
+
+MEMBERS = 20
+
+
+class Harness(ABC):
+    """One sink and its back end. Its group reads the events topic."""
+
+    group: str
+
+    def __init__(self, settings: Settings, back_end: Any) -> None:
+        self.settings = settings
+        self.back_end = back_end
+
+    @property
+    def configuration(self) -> Configuration:
+        return Configuration(programs={}, sources={}, destinations={}, tokens=())
+
+    async def stop_back_end(self) -> None:
+        await asyncio.to_thread(self.back_end.kill)
+
+    async def start_back_end(self) -> None:
+        await asyncio.to_thread(self.back_end.start)
+
+    @abstractmethod
+    async def arrived(self) -> dict[str, int]:
+        """Newest sequence at the destination, by member."""
+
+    @abstractmethod
+    async def state(self) -> Any:
+        """Everything that a replay could have changed."""
+
+
+class Webhooks(Harness):
+    group = "sink-webhooks-crm"
+
+    @property
+    def configuration(self) -> Configuration:
+        crm = Destination(name="crm", url=self.back_end.url, secret=SECRET, timeout_s=5.0)
+        return Configuration(programs={}, sources={}, destinations={"crm": crm}, tokens=())
+
+    async def stop_back_end(self) -> None:
+        await self.back_end.go_down()
+
+    async def start_back_end(self) -> None:
+        await self.back_end.come_back()
+
+    async def arrived(self) -> dict[str, int]:
+        return {one.member: one.sequence for one in self.back_end.accepted}
+
+    async def state(self) -> Any:
+        return {one.webhook_id: one.body for one in self.back_end.accepted}
+
+
+class RedisCache(Harness):
+    group = "sink-redis"
+
+    async def arrived(self) -> dict[str, int]:
+        try:
+            return {key: int(stored[b"sequence"]) for key, stored in (await self.state()).items()}
+        except redis.RedisError:
+            return {}
+
+    async def state(self) -> Any:
+        client = redis_cache.connect(self.settings)
+        try:
+            prefix = f"{self.settings.topic_prefix}:balance:"
+            return {key.decode().removeprefix(prefix): await client.hgetall(key) async for key in client.scan_iter(f"{prefix}*")}
+        finally:
+            await client.aclose()
+
+
+class ClickHouse(Harness):
+    group = "sink-clickhouse-events"
+
+    async def arrived(self) -> dict[str, int]:
+        try:
+            rows = await self._query("SELECT concat(program_id, '/', member_id), last_sequence FROM balances")
+        except (ClickHouseError, OSError):
+            return {}
+        return dict(rows)
+
+    async def state(self) -> Any:
+        return await self._query("SELECT * EXCEPT mirrored_at FROM loyalty_events FINAL ORDER BY member_id, sequence")
+
+    async def _query(self, sql: str) -> Any:
+        def ask() -> Any:
+            client = clickhouse.connect(self.settings)
+            try:
+                return client.query(sql).result_rows
+            finally:
+                client.close()
+
+        return await asyncio.to_thread(ask)
+
+
+@pytest.fixture(params=list(SINKS))
+async def harness(request: pytest.FixtureRequest, kafka: Any, make_settings: Callable[..., Settings]) -> AsyncIterator[Harness]:
+    overrides = {"redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1", "http_port": 0}
+    if request.param == "webhooks":
+        async with Receiver(SECRET) as receiver:
+            yield Webhooks(make_settings(**overrides), receiver)
+        return
+    name, server = ("redis_url", "valkey") if request.param == "redis" else ("clickhouse_url", "clickhouse")
+    del overrides[name]
+    made = {"redis": RedisCache, "clickhouse": ClickHouse}[request.param](make_settings(**overrides), request.getfixturevalue(server))
+    yield made
+    await made.start_back_end()  # Whatever a failed test left behind.
+
+
+def run(harness: Harness, request: pytest.FixtureRequest) -> Callable[[asyncio.Event], Any]:
+    name = request.node.callspec.params["harness"]
+    return lambda stop: main.run_sink(name, harness.settings, harness.configuration, stop)
+
+
+async def until_arrived(harness: Harness, sequence: int, timeout_s: float = 30.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while await harness.arrived() != {f"grand/m-{member}": sequence for member in range(MEMBERS)}:
+            await asyncio.sleep(0.05)
+
+
+def events(*sequences: int) -> list[Any]:
+    return [event(sequence, f"m-{member}") for sequence in sequences for member in range(MEMBERS)]
+
+
+async def test_a_dead_back_end_is_waited_for_and_nothing_is_lost(harness: Harness, request: pytest.FixtureRequest) -> None:
+    await asyncio.to_thread(kafka_clients.ensure_topics, harness.settings)
+    await asyncio.to_thread(fill, harness.settings, topics.EVENTS, events(1, 2))
+    async with running(run(harness, request)):
+        await until_arrived(harness, 2)
+        await harness.stop_back_end()
+        await asyncio.to_thread(fill, harness.settings, topics.EVENTS, events(3, 4, 5))
+        await asyncio.sleep(1.0)  # Long enough for every sink to have tried.
+        assert await harness.arrived() in ({}, {f"grand/m-{member}": 2 for member in range(MEMBERS)})
+        await harness.start_back_end()
+        await until_arrived(harness, 5)
+        await until_committed(harness.settings, harness.group)
+    assert await asyncio.to_thread(dead_letters, harness.settings) == []
+
+
+async def test_neither_a_stop_nor_a_start_needs_a_live_back_end(harness: Harness, request: pytest.FixtureRequest) -> None:
+    await asyncio.to_thread(kafka_clients.ensure_topics, harness.settings)
+    await asyncio.to_thread(fill, harness.settings, topics.EVENTS, events(1))
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(harness, request)(stop))
+    await until_arrived(harness, 1)
+    await harness.stop_back_end()
+    await asyncio.to_thread(fill, harness.settings, topics.EVENTS, events(2))
+    await asyncio.sleep(0.5)  # It has taken the events and failed.
+    stop.set()
+    async with asyncio.timeout(5):
+        await task
+    async with running(run(harness, request)):
+        await asyncio.sleep(0.5)  # It has found nobody.
+        await harness.start_back_end()
+        await until_arrived(harness, 2)
+
+
+async def test_poison_is_a_dead_letter_the_next_record_is_processed_and_a_replay_changes_nothing(
+    harness: Harness, request: pytest.FixtureRequest
+) -> None:
+    await asyncio.to_thread(kafka_clients.ensure_topics, harness.settings)
+    await asyncio.to_thread(fill, harness.settings, topics.EVENTS, [b"poison", *events(1), b"\x00\x00\x00\x00\x01more", *events(2, 3)])
+    async with running(run(harness, request)):
+        await until_arrived(harness, 3)
+        await until_committed(harness.settings, harness.group)
+    before = await harness.state()
+    await asyncio.to_thread(_rewind, harness)
+    async with running(run(harness, request)):
+        await until_committed(harness.settings, harness.group)
+    assert await harness.state() == before
+    letters = {letter.dead_letter_id: letter for letter in await asyncio.to_thread(dead_letters, harness.settings)}
+    assert sorted((letter.stage, letter.reason, letter.value) for letter in letters.values()) == [
+        (DeadLetterStage.DECODE, "NOT_WIRE_FORMAT", b"poison"),
+        (DeadLetterStage.DECODE, "SCHEMA_UNKNOWN", b"\x00\x00\x00\x00\x01more"),
+    ]
+
+
+def _rewind(harness: Harness) -> None:
+    """Commit the start of the topic, as an operator does who wants everything again."""
+    consumer = kafka_clients.consumer(harness.settings, harness.group)
+    name = topics.EVENTS.name(harness.settings.topic_prefix)
+    consumer.commit(offsets=[TopicPartition(name, number, 0) for number in range(harness.settings.kafka_partitions)], asynchronous=False)
+    consumer.close()
+
+
+async def test_readiness_says_what_is_missing() -> None:
+    health = Health()
+    assert health.readiness() == ""
+    health.set("a", lambda: "")
+    health.set("b", lambda: "b sleeps")
+    assert health.readiness() == "b sleeps"
+    health.set("b", lambda: "")
+    assert health.readiness() == ""
+
+
+@pytest.mark.parametrize("name", SINKS)
+async def test_no_broker_is_waited_for(
+    name: str, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "ANSWER_S", 0.2)
+    nothing = {"kafka_bootstrap_servers": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1"}
+    settings = make_settings(**nothing, http_port=0)
+    configuration = Configuration(programs={}, sources={}, destinations={}, tokens=())
+    async with running(lambda stop: main.run_sink(name, settings, configuration, stop)):
+        await asyncio.sleep(0.2)
