@@ -1,0 +1,122 @@
+"""The story: its steps in their order, and who tells them."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from infra.demo import guests, history, outages, staff
+from infra.demo.checks import Step, duration
+from infra.demo.world import World
+from infra.processes import identity
+
+Tell = Callable[[World, Step], Awaitable[str]]
+"""Does what the step is about and checks it. Returns what it has proven. Raises CheckFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A step before it is told."""
+
+    title: str
+    why: str
+    tell: Tell
+
+
+async def start(world: World, step: Step) -> str:
+    started_s = time.monotonic()
+    await world.start()
+    step.equal("the PMS has subscribed its webhooks", len(world.desk.pms.subscriptions), 1)
+    return f"{len(world.stack.services)} processes in {duration(time.monotonic() - started_s)}"
+
+
+async def stop(world: World, step: Step) -> str:
+    started_s = time.monotonic()
+    known = {service.name: (service.pid, identity(service.pid)) for service in world.stack.services if service.pid}
+    await world.stop()
+    left = [name for name, (pid, before) in known.items() if before is not None and identity(pid) == before]
+    step.equal(f"of {len(known)} processes none is left behind", left, [], took_s=time.monotonic() - started_s)
+    return "no process is left behind"
+
+
+START = Chapter(
+    "Everything starts",
+    "Real servers and the pipeline's five processes. The first start on a machine downloads Kafka.",
+    start,
+)
+
+CHAPTERS = (
+    Chapter(
+        "Guests and employees join",
+        "The group's website writes enrolments into a Kafka topic. The mobile app and the CRM hear of every one by a signed webhook.",
+        guests.enrol_members,
+    ),
+    Chapter(
+        "A guest checks out",
+        "The hotel's PMS says only that a reservation has changed. It is read again, points are computed, and everybody is told.",
+        guests.check_out,
+    ),
+    Chapter(
+        "The guest redeems points",
+        "In the app, with a guest who waits for the answer: first too much, then a spa day.",
+        guests.redeem,
+    ),
+    Chapter(
+        "A stay promotes the guest",
+        "The points of a longer stay are enough for the next tier. With an offer, the stay after that earns twice its rate.",
+        guests.rise_in_tier,
+    ),
+    Chapter(
+        "The CRM is down",
+        "Nobody else waits for it. What happens meanwhile is kept and delivered on its return, each member's events in order.",
+        outages.crm_goes_down,
+    ),
+    Chapter(
+        "An employee leaves",
+        "HR says so by a signed webhook. The account is suspended everywhere; points cannot be spent any more.",
+        staff.deactivate_employee,
+    ),
+    Chapter(
+        "The same check-out is told again",
+        "Networks repeat things. Points are credited once, and the audit says what came twice.",
+        guests.repeat_check_out,
+    ),
+    Chapter(
+        "The worker is killed",
+        "With kill -9, in the middle of a stream of transactions. The stream goes on, and not a point may be lost or doubled.",
+        outages.kill_worker,
+    ),
+    Chapter(
+        "An analyst asks in SQL",
+        "The whole history is in ClickHouse, for any SQL client: points by day and source.",
+        history.ask_in_sql,
+    ),
+    Chapter(
+        "The operator looks for trouble",
+        "Every command has its audit record, and whatever could not be processed would be among the dead letters.",
+        history.look_for_trouble,
+    ),
+)
+
+
+STOP = Chapter("Everything stops", "The pipeline finishes what is under way, then the servers end.", stop)
+
+
+def note_singles(world: World) -> None:
+    """The latencies of all commands that came alone, for the end."""
+    singles = set(world.singles)
+    world.note_latencies("one at a time: check-outs, redemptions, HR", [one for one in world.app.arrivals if one.command_id in singles])
+    world.series.insert(0, world.series.pop())
+
+
+def traffic(world: World) -> Mapping[str, int]:
+    """What went in and what came out."""
+    for inbox in world.inboxes:
+        inbox.read()
+    return {
+        "commands": len(world.sent.at_s) + world.sent.repeats,
+        "repeated_commands": world.sent.repeats,
+        "ledger_entries": world.book.entries,
+        "events_mobile_app": len(world.app.arrivals),
+        "events_crm": len(world.crm.arrivals),
+        "deliveries_repeated": sum(inbox.repeated for inbox in world.inboxes),
+    }

@@ -1,0 +1,120 @@
+"""What the demo's verdict hangs on: a check that does not hold is never passed over, and is told so that people can act on it."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.demo.checks import CheckFailed, Series, Step, duration, percentile, poll
+from infra.demo.inbox import Arrival, Inbox
+from infra.demo.screen import Screen
+from infra.demo.world import make_stack
+from streams.configuration import new_webhook_secret
+from streams.errors import ConfigurationError
+
+
+def a_step(screen: Screen | None = None) -> Step:
+    return Step(number=1, title="A step", on_check=screen.check if screen else lambda _: None)
+
+
+def arrival(member: str, sequence: int) -> Arrival:
+    return Arrival(member=member, sequence=sequence, kind="BALANCE_CHANGED", command_id="c", at_s=0.0, event={})
+
+
+def test_a_claim_that_holds_is_kept() -> None:
+    step = a_step()
+    step.equal("two and two", 4, 4, took_s=0.5)
+    assert [(check.claim, check.took_s) for check in step.checks] == [("two and two", 0.5)]
+
+
+def test_a_claim_that_does_not_hold_ends_the_step() -> None:
+    step = a_step()
+    with pytest.raises(CheckFailed) as failed:
+        step.equal("two and two", 5, 4)
+    assert (failed.value.expected, failed.value.seen, step.checks) == ("4", "5", [])
+
+
+async def test_waiting_ends_with_what_was_seen_last() -> None:
+    answers = iter(range(100))
+
+    async def ask() -> int:
+        return next(answers)
+
+    assert await poll("three", ask, lambda answer: answer == 3, expected=3) == 3
+    with pytest.raises(CheckFailed) as failed:
+        await poll("never", ask, lambda _: False, expected="a wonder", timeout_s=0.05)
+    assert "a wonder" in failed.value.expected and int(failed.value.seen) > 3
+
+
+@pytest.mark.parametrize(
+    ("numbers", "faults"),
+    [
+        ([1, 2, 3], 0),
+        ([1, 3, 2], 1),
+        ([1, 3], 1),
+        ([1, 2], 1),
+        ([1, 2, 3, 4], 1),
+        ([1, 2, 2, 3], 1),
+        ([], 1),
+    ],
+)
+def test_sequences_must_be_whole_and_in_order(numbers: list[int], faults: int) -> None:
+    inbox = Inbox("app", new_webhook_secret())
+    inbox.arrivals = [arrival("grand/M-1", number) for number in numbers]
+    assert len(inbox.faults({"grand/M-1": 3})) == faults
+
+
+def test_an_unknown_member_is_a_fault() -> None:
+    inbox = Inbox("app", new_webhook_secret())
+    inbox.arrivals = [arrival("grand/M-2", 1)]
+    assert len(inbox.faults({})) == 1
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(number) for number in range(1, 101)]
+    assert [percentile(values, percent) for percent in (50, 99, 100)] == [50.0, 99.0, 100.0]
+    assert percentile([0.25], 99) == 0.25
+    assert Series(situation="", seconds=(0.2, 0.1, 0.3)).text == "p50 200 ms, p99 300 ms"
+
+
+DURATIONS = [(0.0414, "41 ms"), (0.9996, "1.00 s"), (9.994, "9.99 s"), (9.996, "10.0 s"), (61.27, "61.3 s")]
+
+
+@pytest.mark.parametrize(("seconds", "text"), DURATIONS)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_screen_can_do_with_ascii_and_without_colour(tmp_path: Path) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    screen = Screen(Console(file=file, highlight=False, width=100))
+    step = a_step(screen)
+    with screen.step(step, "A reason."):
+        step.equal("it holds", 1, 1, took_s=0.02)
+        step.proof = "proven"
+    screen.rows([{"source": "spa", "points": 1234}])
+    screen.failed(CheckFailed("it does not", expected=1, seen=2), [])
+    screen.summary([step], [Series(situation="all", seconds=(0.1,))], dict.fromkeys(TRAFFIC, 1), 1.0)
+    file.seek(0)
+    text = file.read()
+    assert "ok    20 ms  it holds" in text and "1,234" in text and "FAILED" in text and "expected: 1" in text and "proven" in text
+    assert "\x1b" not in text and not any(line != line.rstrip() for line in text.splitlines())
+
+
+TRAFFIC = ("commands", "repeated_commands", "ledger_entries", "events_mobile_app", "events_crm", "deliveries_repeated")
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigurationError, match="holds other things"):
+        make_stack(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_folder_of_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    make_stack(home)
+    (home / "logs").mkdir()
+    make_stack(home)
+    assert [path.name for path in home.iterdir()] == ["lock"]
