@@ -43,6 +43,9 @@ class Registry(Protocol):
 class Codec:
     """Encodes and decodes records. Holds the parsed schemas; safe to share between threads once built."""
 
+    header_bytes: ClassVar[int] = HEADER.size
+    """Leading bytes of every encoded record: they name its writer schema."""
+
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._schemas = {name: fastavro.parse_schema(_without_logical_types(schema)) for name, schema in avsc.load_all().items()}

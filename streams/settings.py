@@ -77,7 +77,9 @@ class Settings:
     worker_instance_id: str = _setting(
         "", "Name that outlives a worker process, one per worker: restarted under it, a worker has its partitions back at once. Empty: none."
     )
-    worker_data_dir: str = _setting("", "Folder for the worker's local state; empty: LOYALTY_HOME/worker.")
+    worker_data_dir: str = _setting("", "Folder for the worker's local state (RocksDB); empty: LOYALTY_HOME/worker. If lost, it is filled from Kafka.")
+    worker_state_memory_mib: int = _setting(64, "Memory for the local state's block cache and write buffers, all partitions together.")
+    worker_record_bytes_max: int = _setting(900_000, "Largest record a worker writes; below max.message.bytes of every topic.")
     worker_batch_records_max: int = _setting(500, "Most records in one unit of work (one Kafka transaction).")
     worker_session_timeout_s: int = _setting(10, "How long the group waits for a silent worker before it moves its partitions.")
     transaction_timeout_s: int = _setting(15, "How long the broker waits for an open transaction before it aborts it.")
@@ -168,9 +170,12 @@ def _problems(settings: Settings) -> list[str]:
     url("schema_registry_url", ("http", "https"))
     url("clickhouse_url", ("http", "https"))
     url("redis_url", ("redis", "rediss"))
-    for name in ("kafka_partitions", "kafka_replication_factor", "worker_batch_records_max", "worker_session_timeout_s", "transaction_timeout_s"):
+    counts = ("kafka_partitions", "kafka_replication_factor", "worker_batch_records_max", "worker_state_memory_mib")
+    for name in (*counts, "worker_session_timeout_s", "transaction_timeout_s"):
         if getattr(settings, name) < 1:
             out.append(f"{PREFIX}{name.upper()} must be 1 or more, not {getattr(settings, name)}.")
+    if settings.worker_record_bytes_max < 10_000:
+        out.append(f"{PREFIX}WORKER_RECORD_BYTES_MAX must be 10000 or more, not {settings.worker_record_bytes_max}.")
     for name in ("ingress_port", "http_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             out.append(f"{PREFIX}{name.upper()} must be a port number from 0 to 65535, not {getattr(settings, name)}.")

@@ -12,8 +12,9 @@ from streams.settings import Settings
 
 TABLES: dict[str, type] = {"accounts": Account, "outcomes": Outcome, "waiting": WaitingCommands}
 
-# Compaction keeps the last row of each key; tombstones stay a day, so that a slow reader of the changelog sees them.
-CHANGELOG_CONFIG = {"cleanup.policy": "compact", "delete.retention.ms": str(24 * 3600 * 1000)}
+# Compaction keeps the last row of each key; tombstones stay a day, so that a local state that is younger than that misses none.
+DELETIONS_KEPT_S = 24 * 3600
+CHANGELOG_CONFIG = {"cleanup.policy": "compact", "delete.retention.ms": str(DELETIONS_KEPT_S * 1000)}
 
 
 def changelog_name(app_id: str, table: str) -> str:

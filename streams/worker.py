@@ -18,7 +18,7 @@ from streams.configuration import Configuration
 from streams.engine import App, EngineConfig, Unit
 from streams.errors import ConfigurationError, LoyaltyError
 from streams.settings import Settings
-from streams.tables import CHANGELOG_CONFIG, TABLES, app_id, changelogs
+from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, TABLES, app_id, changelogs
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ def build(settings: Settings, configuration: Configuration) -> App:
         data_dir=settings.worker_data_dir or str(Path(settings.home) / "worker"),
         instance_id=settings.worker_instance_id or None,
         batch_records_max=settings.worker_batch_records_max,
+        record_bytes_max=settings.worker_record_bytes_max,
+        state_memory_mib=settings.worker_state_memory_mib,
+        deletions_kept_s=DELETIONS_KEPT_S,
         session_timeout_s=settings.worker_session_timeout_s,
         transaction_timeout_s=settings.transaction_timeout_s,
     )

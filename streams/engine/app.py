@@ -31,6 +31,7 @@ class EngineConfig:
     """librdkafka configuration common to all clients: addresses and security."""
     partitions: int
     data_dir: str
+    """Folder of local state; each process has its own in it. May be lost: the changelogs hold all."""
     credentials: Any = None
     """Faust's broker credentials, for the consumer; None: plain text."""
     instance_id: str | None = None
@@ -38,6 +39,12 @@ class EngineConfig:
     batch_records_max: int = 500
     session_timeout_s: float = 10
     transaction_timeout_s: float = 15
+    record_bytes_max: int = 900_000
+    """Largest row or record that a handler may write; below every topic's max.message.bytes (1,048,588 by default)."""
+    state_memory_mib: int = 64
+    """Block cache and write buffers of all partitions' states together."""
+    deletions_kept_s: float = 24 * 3600
+    """How long the changelogs keep tombstones (delete.retention.ms): an older local state is not trusted."""
     fenced_wait_s: float = 6
     """How long a fenced worker waits for the group's word before it opens a partition again: two heartbeats at least."""
 

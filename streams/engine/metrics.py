@@ -7,7 +7,14 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 UNITS = Counter("loyalty_engine_units", "Units of work by result: committed, aborted.", ["partition", "result"])
 UNIT_RECORDS = Histogram("loyalty_engine_unit_records", "Records in one unit of work.", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000, 5000))
 COMMIT_SECONDS = Histogram("loyalty_engine_commit_seconds", "Time of one Kafka transaction, from its first record to its commit.", buckets=SECONDS)
-PARTITION_RESETS = Counter("loyalty_engine_partition_resets", "Times a partition's state was dropped and loaded again.", ["partition", "reason"])
-RECOVERED_ROWS = Counter("loyalty_engine_recovered_rows", "Changelog rows read to load a table.", ["table"])
+PARTITION_RESETS = Counter(
+    "loyalty_engine_partition_resets",
+    "Times a partition was given up to be taken over again: FENCED, ABORTED, NOT_OPENED, STATE_FAILED, OUT_OF_STEP, UNIT_FAILED.",
+    ["partition", "reason"],
+)
+RECOVERED_ROWS = Counter("loyalty_engine_recovered_rows", "Changelog rows read to fill a table's state.", ["table"])
 LAG = Gauge("loyalty_engine_lag_records", "Records appended and not yet committed, at the last fetch.", ["topic", "partition"])
-TABLE_ROWS = Gauge("loyalty_engine_table_rows", "Rows of a table in one partition.", ["table", "partition"])
+STATE_ROWS = Gauge("loyalty_engine_state_rows", "Rows of all tables in one partition's state, estimated.", ["partition"])
+STATE_BYTES = Gauge("loyalty_engine_state_bytes", "Local disk and write buffers of one partition's state.", ["partition"])
+RECOVERY_REMAINING = Gauge("loyalty_engine_recovery_remaining_records", "Changelog records still to read before the partition opens.", ["partition"])
+POISON = Counter("loyalty_engine_poison", "Records that became dead letters. Counted again when their unit is done again.", ["stage", "reason"])

@@ -1,4 +1,4 @@
-"""One partition's transactional producer: takes it over, loads its tables, commits its units. Every call blocks; run in a thread.
+"""One partition's transactional producer and its state: takes it over, loads its tables, commits its units. Every call blocks; run in a thread.
 
 Taking over fences the previous owner: `init_transactions` with the partition's own transactional id makes the broker refuse whatever
 that owner still sends, and settles what it left open. Only then are the committed offsets and the changelog read.
@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition as KafkaTopicPartition
 
 from streams.engine import metrics
 from streams.engine.records import Outgoing, TopicPartition
-from streams.engine.store import Rows
+from streams.engine.state import PartitionState, StateFolder
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ RECOVERY_ROWS_MAX = 5_000  # Rows asked for at once while loading a changelog.
 RECOVERY_POLL_S = 0.05  # A consumer waits this long for that many rows: the last poll of a load always does.
 RETRY_BACKOFF_MS = 10  # Librdkafka's 100 made one commit in ten take 100 ms at 250 records a second; the markers take 5.
 QUEUE_MESSAGES_MAX = 1_000_000  # Above any unit: a full queue inside a transaction would only mean polling.
+
+
+UNLOGGED_ROWS_MIN = 50_000  # From here on RocksDB's own log only costs: what a crash cuts short is loaded anew.
+PROGRESS_S = 2.0  # Between two lines about a load.
+
+RowCheck = Callable[[str, Iterable[bytes]], None]
 
 
 class Fenced(Exception):
@@ -42,7 +48,51 @@ class Opened:
     """What taking over a partition found."""
 
     positions: dict[TopicPartition, int]
-    tables: dict[str, Rows]
+    state: PartitionState
+
+
+@dataclass(frozen=True, slots=True)
+class Changelog:
+    """A table's topic, as the broker describes it."""
+
+    topic: str
+    topic_id: str
+
+
+class Progress:
+    """Tells how far the load of one partition is, by metrics and, when it lasts, by log lines."""
+
+    def __init__(self, partition: int, wanted: dict[str, int]) -> None:
+        self.wanted = wanted
+        """Table -> changelog records to read, about: compaction leaves holes."""
+        self._partition = partition
+        self._read: dict[str, int] = dict.fromkeys(wanted, 0)
+        self._left = dict(wanted)
+        self._started_s = self._said_s = time.monotonic()
+        self._gauge = metrics.RECOVERY_REMAINING.labels(partition)
+        self._gauge.set(sum(self._left.values()))
+
+    def advance(self, next_offsets: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rows: Mapping[str, Any]) -> None:
+        for table, changed in rows.items():
+            self._read[table] += len(changed)
+            metrics.RECOVERED_ROWS.labels(table).inc(len(changed))
+        for table, offset in next_offsets.items():
+            self._left[table] = max(0, bounds[table][1] - offset)
+        left = sum(self._left.values())
+        self._gauge.set(left)
+        now_s = time.monotonic()
+        if now_s - self._said_s >= PROGRESS_S:
+            self._said_s = now_s
+            done, wanted = sum(self._read.values()), sum(self.wanted.values())
+            percent = round(100 * (wanted - left) / wanted) if wanted else 100
+            rate = round(done / (now_s - self._started_s))
+            log.info("engine.tables_loading", extra={"partition": self._partition, "percent": percent, "rows": done, "rows_per_s": rate})
+
+    def finish(self, state: PartitionState) -> None:
+        self._gauge.set(0)
+        duration_ms = round((time.monotonic() - self._started_s) * 1000)
+        extra = {"partition": self._partition, "read": self._read, "rows": state.rows_estimate(), "duration_ms": duration_ms}
+        log.info("engine.tables_loaded", extra=extra)
 
 
 class PartitionProducer:
@@ -56,10 +106,11 @@ class PartitionProducer:
         self._producer: Producer | None = None
         self._group: Any = None
 
-    def open(self, sources: Iterable[str], changelogs: Mapping[str, str]) -> Opened:
-        """Fence the previous owner, then read where to go on and the tables' rows. `changelogs` maps table names to topics.
+    def open(self, sources: Iterable[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck) -> Opened:
+        """Fence the previous owner, then read where to go on, and bring the state up to the changelogs' ends. Maps tables to changelogs.
 
-        Raises Unreadable when committed offsets are gone from the log, KafkaException when the broker does not answer in time.
+        `check(table, rows)` raises Unreadable for rows that this program cannot read. Raises Unreadable when going on would lose records or
+        rows, KafkaException when the broker does not answer in time, StateFailed when the disk fails.
         """
         self._producer = Producer(
             self._client
@@ -74,6 +125,7 @@ class PartitionProducer:
             }
         )
         self._producer.init_transactions(self._timeout_s)
+        as_of_s = time.time()
         reader = Consumer(
             self._client
             | {
@@ -88,16 +140,38 @@ class PartitionProducer:
             # aiokafka holds the group membership. Metadata of a consumer that never joins has no generation; the broker
             # accepts it, and the transactional id does the fencing.
             self._group = reader.consumer_group_metadata()
-            positions = self._positions(reader, sources)
-            return Opened(positions, self._load(reader, changelogs))
+            positions, is_new = self._positions(reader, sources)
+            bounds = {table: self._bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
+            state = folder.open(self._partition)
+            try:
+                if self._is_others_copy(state, changelogs, bounds):
+                    if not is_new:
+                        raise Unreadable(
+                            f"{folder.path_of(self._partition)} holds rows that its changelogs do not: one of"
+                            f" {', '.join(changelog.topic for changelog in changelogs.values())} was created anew or lost records. Restore"
+                            " it. To go on with what the changelogs hold, remove that folder; what only it holds is lost then."
+                        )
+                    state.close()
+                    state = folder.open_empty(self._partition)
+                state.set_topic_ids({table: changelog.topic_id for table, changelog in changelogs.items()})
+                self._load(reader, changelogs, bounds, state, check, as_of_s)
+            except BaseException:
+                state.close()
+                raise
+            return Opened(positions, state)
         finally:
             reader.close()
 
-    def _positions(self, reader: Consumer, sources: Iterable[str]) -> dict[TopicPartition, int]:
+    def _bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
+        low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)
+        return low, high
+
+    def _positions(self, reader: Consumer, sources: Iterable[str]) -> tuple[dict[TopicPartition, int], bool]:
+        """Offsets to go on from, and whether the group has never committed any."""
         positions: dict[TopicPartition, int] = {}
         committed = reader.committed([KafkaTopicPartition(topic, self._partition) for topic in sources], timeout=self._timeout_s)
         for tp in committed:
-            low, high = reader.get_watermark_offsets(KafkaTopicPartition(tp.topic, tp.partition), timeout=self._timeout_s)
+            low, high = self._bounds(reader, tp.topic)
             if tp.offset >= 0 and not low <= tp.offset <= high:
                 raise Unreadable(
                     f"{tp.topic}[{tp.partition}] was processed up to offset {tp.offset}, but the log holds {low} to {high}: records expired"
@@ -105,64 +179,102 @@ class PartitionProducer:
                     f" records, set the offsets of group {self._group_id} by hand (kafka-consumer-groups.sh --reset-offsets)."
                 )
             positions[tp.topic, tp.partition] = tp.offset if tp.offset >= 0 else low
-        return positions
+        return positions, all(tp.offset < 0 for tp in committed)
 
-    def _load(self, reader: Consumer, changelogs: Mapping[str, str]) -> dict[str, Rows]:
-        """Table -> all its rows of this partition. A bare consumer: Faust's own recovery takes its slow path once per row."""
-        tables: dict[str, Rows] = {table: {} for table in changelogs}
-        unread = {}
-        for table, topic in changelogs.items():
-            low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)
-            if low < high:
-                unread[topic] = (table, low)
-        reader.assign([KafkaTopicPartition(topic, self._partition, low) for topic, (_, low) in unread.items()])
-        started = time.monotonic()
-        deadline, read = started + self._timeout_s, dict.fromkeys(changelogs, 0)
+    def _is_others_copy(self, state: PartitionState, changelogs: Mapping[str, Changelog], bounds: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether the state was filled from other changelogs than these, or from records that these do not hold any more."""
+        for table, changelog in changelogs.items():
+            if state.topic_id(table) not in (None, changelog.topic_id) or (state.next_offset(table) or 0) > bounds[table][1]:
+                return True
+        return False
+
+    def _load(
+        self,
+        reader: Consumer,
+        changelogs: Mapping[str, Changelog],
+        bounds: Mapping[str, tuple[int, int]],
+        state: PartitionState,
+        check: RowCheck,
+        as_of_s: float,
+    ) -> None:
+        """Read what the state misses. A bare consumer, all tables at once: Faust's own recovery takes its slow path once per row."""
+        tables = {changelog.topic: table for table, changelog in changelogs.items()}
+        starts: dict[str, int] = {}
+        for topic, table in tables.items():
+            low, high = bounds[table]
+            start = max(low, state.next_offset(table) or 0)
+            if start < high:
+                starts[topic] = start
+        progress = Progress(self._partition, {tables[topic]: bounds[tables[topic]][1] - start for topic, start in starts.items()})
+        reader.assign([KafkaTopicPartition(topic, self._partition, start) for topic, start in starts.items()])
+        deadline, unread = time.monotonic() + self._timeout_s, set(starts)
+        logged = sum(progress.wanted.values()) < UNLOGGED_ROWS_MIN  # A tail may well be written as a unit would be.
         while unread:
             messages = reader.consume(RECOVERY_ROWS_MAX, timeout=RECOVERY_POLL_S)
+            rows: dict[str, dict[bytes, bytes | None]] = {}
+            next_offsets: dict[str, int] = {}
             for message in messages:
-                error = message.error()
-                if error is not None:
-                    if error.code() != KafkaError._PARTITION_EOF:
-                        raise KafkaException(error)
-                    unread.pop(message.topic(), None)
+                error, topic = message.error(), message.topic()
+                table = tables[topic]
+                if error is None:
+                    rows.setdefault(table, {})[message.key()] = message.value()
+                    next_offsets[table] = message.offset() + 1
                     continue
-                table, _ = unread[message.topic()]
-                read[table] += 1
-                key, value = message.key(), message.value()
-                if value is None:
-                    tables[table].pop(key, None)
-                else:
-                    tables[table][key] = value
-            if messages:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                unread.discard(topic)
+                next_offsets[table] = max(next_offsets.get(table, 0), message.offset())  # Past the last transaction's marker.
+            for table, changed in rows.items():
+                check(table, (row for row in changed.values() if row is not None))
+            if next_offsets:
+                state.apply(rows, next_offsets, as_of_s, logged=logged)
+                progress.advance(next_offsets, bounds, rows)
                 deadline = time.monotonic() + self._timeout_s
             elif time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no row of {sorted(unread)} for {self._timeout_s} s"))
+        if not starts:
+            state.apply({}, {}, as_of_s)  # Nothing is missing: as of now.
+        elif not logged:
+            state.flush()
         reader.unassign()
-        duration_ms = round((time.monotonic() - started) * 1000)
-        for table, count in read.items():
-            metrics.RECOVERED_ROWS.labels(table).inc(count)
-        rows = {table: len(found) for table, found in tables.items()}
-        log.info("engine.tables_loaded", extra={"partition": self._partition, "rows": rows, "read": read, "duration_ms": duration_ms})
-        return tables
+        progress.finish(state)
 
-    def commit(self, outgoing: Iterable[Outgoing], ends: Mapping[TopicPartition, int]) -> None:
-        """Write all of it and the source offsets in one transaction. Raises Fenced or Aborted; then nothing of it is visible, or will be."""
+    def commit(
+        self, rows: Mapping[str, Mapping[bytes, bytes | None]], outgoing: Iterable[Outgoing], ends: Mapping[TopicPartition, int]
+    ) -> dict[str, int]:
+        """Write changelog rows, outbound records and source offsets in one transaction. `rows` maps changelog topics to rows.
+
+        Returns the next offset of each changelog that was written. Raises Fenced or Aborted; then nothing of it is visible, or will be.
+        Raises Unreadable when the broker never accepts one of the records.
+        """
         producer = self._producer
         assert producer is not None, "open() comes first"
         deadline = time.monotonic() + self._timeout_s
+        next_offsets: dict[str, int] = {}
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            if error is None:
+                next_offsets[message.topic()] = message.offset() + 1
+
         self._try(producer.begin_transaction, deadline)
+        for topic, changed in rows.items():
+            last = len(changed)
+            for number, (key, value) in enumerate(changed.items(), 1):
+                # Records of one partition are appended in order: the last one's report tells where the changelog ends.
+                self._produce(producer, Outgoing(topic, key, value), deadline, delivered if number == last else None)
         for out in outgoing:
             self._produce(producer, out, deadline)
         offsets = [KafkaTopicPartition(topic, partition, offset) for (topic, partition), offset in ends.items()]
         self._try(lambda: producer.send_offsets_to_transaction(offsets, self._group, self._timeout_s), deadline)
         self._try(lambda: producer.commit_transaction(self._timeout_s), deadline)
+        producer.poll(0)  # Reports that the commit's own flush did not serve.
+        return next_offsets
 
-    def _produce(self, producer: Producer, out: Outgoing, deadline: float) -> None:
-        headers = list(out.headers.items()) or None
+    def _produce(self, producer: Producer, out: Outgoing, deadline: float, on_delivery: Any = None) -> None:
+        headers = list(out.headers.items()) if out.headers else None
         while True:
             try:
-                producer.produce(out.topic, key=out.key, value=out.value, partition=self._partition, headers=headers)
+                producer.produce(out.topic, out.value, out.key, self._partition, on_delivery, headers=headers)
                 return
             except BufferError:  # The queue holds bytes of slow brokers: let it drain, within the transaction's time.
                 producer.poll(0.05)
@@ -186,6 +298,11 @@ class PartitionProducer:
         fenced = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
         if kafka_error.code() in fenced:
             return Fenced(str(kafka_error))
+        if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return Unreadable(
+                f"the broker refuses a record of partition {self._partition} for its size: {kafka_error.str()}. Give every topic of the"
+                " pipeline a max.message.bytes above the engine's record_bytes_max."
+            )
         return Aborted(str(kafka_error))
 
     def close(self) -> None:

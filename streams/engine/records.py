@@ -50,6 +50,9 @@ class Poison:
 class Codec(Protocol):
     """Bytes to values and back. `decode` may raise anything; a `reason` attribute on the error becomes the poison's reason."""
 
+    header_bytes: int
+    """Leading bytes of an encoded value that name the schema it was written with; 0 when there are none."""
+
     def encode(self, record: Any) -> bytes: ...
 
     def decode(self, data: bytes | None, record_type: type) -> Any: ...

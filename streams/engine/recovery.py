@@ -3,19 +3,23 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 from mode import Service
 
 from streams.engine import metrics
-from streams.engine.partition import Aborted, Fenced, Opened, PartitionProducer, Unreadable
-from streams.engine.records import Outgoing, TopicPartition
-from streams.engine.unit import Handler, Unit
+from streams.engine.partition import Aborted, Changelog, Fenced, Opened, PartitionProducer, Unreadable
+from streams.engine.records import TopicPartition
+from streams.engine.state import PartitionState, StateFailed, StateFolder
+from streams.engine.unit import Handler, Rows, RowsRefused, Unit
 
 if TYPE_CHECKING:
     from streams.engine.app import App
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
+REASONS: dict[type[Exception], str] = {Fenced: "FENCED", Aborted: "ABORTED", StateFailed: "STATE_FAILED"}
+
+Tables = dict[str, dict[bytes, bytes | None]]
+"""Table name -> changed rows, encoded."""
 
 
 @dataclass(slots=True)
@@ -34,6 +42,7 @@ class Owned:
     """
 
     producer: PartitionProducer
+    rows: Rows
     epoch: int
     positions: dict[TopicPartition, int]
     pending: Unit | None = None
@@ -59,8 +68,19 @@ class Partitions:
         self._owned: dict[int, Owned] = {}
         self._failed: dict[int, Failed] = {}
         self._opening: dict[int, asyncio.Task[tuple[PartitionProducer, Opened] | None]] = {}
+        self._closing: dict[int, asyncio.Future[None]] = {}
+        self._suspect: set[int] = set()
+        """Partitions whose local state failed otherwise than by a full disk: it is not opened again."""
         self._epoch = 0
         self._threads = ThreadPoolExecutor(thread_name_prefix="partition")
+        self._admin: AdminClient | None = None
+        self._readable: set[tuple[str, bytes]] = set()
+        self._folder = StateFolder(
+            Path(app.config.data_dir) / app.config.app_id,
+            app.config.instance_id or "worker",
+            memory_bytes=app.config.state_memory_mib << 20,
+            stale_after_s=app.config.deletions_kept_s,
+        )
 
     # Reading
 
@@ -74,6 +94,10 @@ class Partitions:
 
     def epochs(self) -> dict[int, int]:
         return {partition: owned.epoch for partition, owned in self._owned.items()}
+
+    def rows(self, partition: int) -> Rows:
+        """The committed rows. Raises KeyError when this worker does not own the partition."""
+        return self._owned[partition].rows
 
     def positions(self) -> dict[TopicPartition, int]:
         return {tp: offset for owned in self._owned.values() for tp, offset in owned.positions.items()}
@@ -121,51 +145,71 @@ class Partitions:
                 return
             started_s = time.monotonic()
             try:
-                self._handle(owned, unit, handle)
+                rows = self._handle(owned, unit, handle)
+            except StateFailed as error:
+                self._fail(unit.partition, "STATE_FAILED", str(error))
+                return
             except Exception as error:  # A dead letter that cannot be made, for one. Nothing was written: the unit is read again.
                 log.error("engine.unit_failed", extra={"partition": unit.partition}, exc_info=True)
                 self._fail(unit.partition, "UNIT_FAILED", f"{type(error).__name__}: {error}")
                 return
-            await self._commit(owned, unit, started_s)
+            await self._commit(owned, unit, rows, started_s)
 
-    def _handle(self, owned: Owned, unit: Unit, handle: Handler) -> None:
+    def _handle(self, owned: Owned, unit: Unit, handle: Handler) -> Tables:
         self._app.unit = unit
         try:
-            rest = unit.handle(handle)
+            self._queue_first(owned, unit.handle(handle, owned.rows))
+            try:
+                return unit.rows()
+            except RowsRefused as error:  # Once more, record by record, to find the one to blame.
+                log.warning("engine.unit_split", extra={"partition": unit.partition, "reason": str(error)})
+                unit.start_anew()
+                self._queue_first(owned, unit.handle(handle, owned.rows, careful=True))
+                return unit.rows()
         finally:
             self._app.unit = NO_UNIT
+
+    def _queue_first(self, owned: Owned, rest: Unit | None) -> None:
         if rest is not None:
             if owned.pending is not None:
                 rest.extend(owned.pending)
             owned.pending = rest
 
-    async def _commit(self, owned: Owned, unit: Unit, started_s: float) -> None:
+    def _write(self, owned: Owned, unit: Unit, rows: Tables) -> None:
+        """In a thread: one transaction, then the same rows on local disk."""
+        as_of_s = time.time()
+        topics = {name: self._app.tables[name].changelog_name for name in rows}
+        next_offsets = owned.producer.commit({topics[name]: changed for name, changed in rows.items()}, unit.outgoing, unit.ends)
+        owned.rows.state.apply(rows, {name: next_offsets[topics[name]] for name, changed in rows.items() if changed}, as_of_s)
+
+    async def _commit(self, owned: Owned, unit: Unit, rows: Tables, started_s: float) -> None:
         partition = unit.partition
         try:
-            rows = unit.rows()
-            changelog = [
-                Outgoing(self._app.tables[name].changelog_name, key, value) for name, table in rows.items() for key, value in table.items()
-            ]
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, owned.producer.commit, [*changelog, *unit.outgoing], unit.ends)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._write, owned, unit, rows)
+        except Unreadable as error:
+            log.critical("engine.stopped", extra={"reason": str(error)})
+            self._fail(partition, "REFUSED", str(error))
+            await self._app.crash(error)
+            return
         except Exception as error:
             metrics.UNITS.labels(partition, "aborted").inc()
-            reason = "FENCED" if isinstance(error, Fenced) else "ABORTED" if isinstance(error, Aborted) else "UNIT_FAILED"
+            reason = next((name for kind, name in REASONS.items() if isinstance(error, kind)), "UNIT_FAILED")
             if reason == "UNIT_FAILED":
                 log.error("engine.commit_failed", extra={"partition": partition}, exc_info=True)
             if self._owned.get(partition) is owned:
                 self._fail(partition, reason, str(error))
             return
-        for name, table in rows.items():
-            self._app.tables[name].data.apply(partition, table)
+        unit.remember()
         owned.positions.update(unit.ends)
+        metrics.STATE_ROWS.labels(partition).set(owned.rows.state.rows_estimate())
+        metrics.STATE_BYTES.labels(partition).set(owned.rows.state.size_bytes())
         metrics.UNITS.labels(partition, "committed").inc()
         metrics.UNIT_RECORDS.observe(len(unit.inputs))
         duration_s = time.monotonic() - started_s
         metrics.COMMIT_SECONDS.observe(duration_s)
         log.info(
             "engine.unit_committed",
-            extra={"partition": partition, "records": len(unit), "rows": len(changelog), "outgoing": len(unit.outgoing),
+            extra={"partition": partition, "records": len(unit), "rows": sum(map(len, rows.values())), "outgoing": len(unit.outgoing),
                    "duration_ms": round(duration_s * 1000, 1)},
         )  # fmt: skip
         self._failed.pop(partition, None)
@@ -182,7 +226,7 @@ class Partitions:
         for partition, opening in list(self._opening.items()):
             if partition not in partitions:
                 await asyncio.wait([opening])
-                self._discard(self._opening.pop(partition))
+                self._discard(partition, self._opening.pop(partition))
         for partition, taken in zip(missing, await asyncio.gather(*(self._take_over(partition) for partition in missing)), strict=True):
             if taken is not None:
                 self._install(partition, *taken)
@@ -203,6 +247,9 @@ class Partitions:
         """Finish and let go of everything."""
         await self.settle()
         await self.assign(set())
+        if self._closing:
+            await asyncio.wait(self._closing.values())
+        self._folder.release()
         self._threads.shutdown(wait=False)
 
     async def reopen_failed(self, consumer: Any) -> None:
@@ -227,27 +274,74 @@ class Partitions:
         app = self._app
         producer = PartitionProducer(app.config.client, app.conf.id, partition, transaction_timeout_s=app.config.transaction_timeout_s)
         loop = asyncio.get_running_loop()
-        changelogs = {name: table.changelog_name for name, table in app.tables.items()}
+        if partition in self._closing:  # Its files are still ours to write.
+            await asyncio.wait([self._closing[partition]])
         try:
-            return producer, await loop.run_in_executor(self._threads, producer.open, list(app.source_types), changelogs)
+            return producer, await loop.run_in_executor(self._threads, self._open, producer, partition)
         except Unreadable:
             raise
-        except (KafkaException, OSError) as error:
+        except (KafkaException, OSError, StateFailed) as error:
             await loop.run_in_executor(self._threads, producer.close)
             self._retry_later(partition, "NOT_OPENED", str(error))
             return None
 
+    def _open(self, producer: PartitionProducer, partition: int) -> Opened:
+        """In a thread."""
+        changelogs = self._check_topics()
+        if partition in self._suspect:
+            self._folder.open_empty(partition).close()
+            self._suspect.discard(partition)
+        return producer.open(list(self._app.source_types), changelogs, self._folder, self._check_rows)
+
+    def _check_topics(self) -> dict[str, Changelog]:
+        """Table -> its changelog. Raises Unreadable when a topic has another number of partitions than the app."""
+        app = self._app
+        if self._admin is None:
+            self._admin = AdminClient(dict(app.config.client))
+        tables = {table.changelog_name: name for name, table in app.tables.items()}
+        timeout_s = app.config.transaction_timeout_s
+        described = self._admin.describe_topics(TopicCollection([*app.source_types, *tables]), request_timeout=timeout_s)
+        changelogs: dict[str, Changelog] = {}
+        for topic, future in described.items():
+            description = future.result(timeout_s)
+            if len(description.partitions) != app.config.partitions:
+                raise Unreadable(
+                    f"{topic} has {len(description.partitions)} partitions, but the app has {app.config.partitions}: a key's records and its"
+                    " row would be in different partitions. Set the app's partitions to what the topics were made with, or move the"
+                    " records to topics made anew."
+                )
+            if topic in tables:
+                changelogs[tables[topic]] = Changelog(topic, str(description.topic_id))
+        return changelogs
+
+    def _check_rows(self, table: str, rows: Iterable[bytes]) -> None:
+        """Read one row of every schema that a changelog was written with. Raises Unreadable."""
+        app, head = self._app, self._app.codec.header_bytes
+        for row in rows:
+            kind = (table, row[:head])
+            if kind in self._readable:
+                continue
+            value_type = app.tables[table].value_type
+            try:
+                app.codec.decode(row, value_type)
+            except Exception as error:
+                raise Unreadable(
+                    f"{app.tables[table].changelog_name} holds rows that this version cannot read as {value_type.__name__}: {error}."
+                    " They are of another schema: run the version that wrote them, or bring the schema back to one that can read them."
+                ) from error
+            self._readable.add(kind)
+
     def _install(self, partition: int, producer: PartitionProducer, opened: Opened) -> None:
-        for name, rows in opened.tables.items():
-            self._app.tables[name].data.open(partition, rows)
         self._epoch += 1
-        self._owned[partition] = Owned(producer, self._epoch, opened.positions)
+        self._owned[partition] = Owned(producer, Rows(opened.state, self._app.codec), self._epoch, opened.positions)
+        metrics.STATE_ROWS.labels(partition).set(opened.state.rows_estimate())
+        metrics.STATE_BYTES.labels(partition).set(opened.state.size_bytes())
         log.info("engine.partition_opened", extra={"partition": partition, "epoch": self._epoch})
 
-    def _discard(self, opening: "asyncio.Task[tuple[PartitionProducer, Opened] | None]") -> None:
+    def _discard(self, partition: int, opening: "asyncio.Task[tuple[PartitionProducer, Opened] | None]") -> None:
         """Give up what was taken over for a partition that went elsewhere meanwhile."""
         if opening.exception() is None and (taken := opening.result()) is not None:
-            self._threads.submit(taken[0].close)
+            self._close_in_thread(partition, taken[0], taken[1].state)
 
     async def _release(self, partition: int) -> None:
         owned = self._owned.pop(partition)
@@ -259,15 +353,25 @@ class Partitions:
     def _forget(self, partition: int, owned: Owned) -> None:
         owned.pending = None
         owned.room.set()
-        for table in self._app.tables.values():
-            table.data.close(partition)
-        self._threads.submit(owned.producer.close)
+        self._close_in_thread(partition, owned.producer, owned.rows.state)
+
+    def _close_in_thread(self, partition: int, producer: PartitionProducer, state: PartitionState) -> None:
+        def close() -> None:
+            producer.close()
+            state.close()
+
+        closing = self._closing[partition] = asyncio.get_running_loop().run_in_executor(self._threads, close)
+        closing.add_done_callback(lambda done: self._closing.pop(partition, None) if self._closing.get(partition) is done else None)
+        for gauge in (metrics.STATE_ROWS, metrics.STATE_BYTES):
+            gauge.labels(partition).set(0)
 
     def _fail(self, partition: int, reason: str, detail: str) -> None:
         """Drop a partition's state and open it again later: memory may hold what the log does not."""
         owned = self._owned.pop(partition, None)
         if owned is not None:
             self._forget(partition, owned)
+        if reason == "STATE_FAILED" and "No space left" not in detail:
+            self._suspect.add(partition)
         self._retry_later(partition, reason, detail)
 
     def _retry_later(self, partition: int, reason: str, detail: str) -> None:

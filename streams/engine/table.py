@@ -5,7 +5,7 @@ from typing import Any
 import faust
 from faust.types.stores import StoreT
 
-from streams.engine.store import PartitionedStore
+from streams.engine.store import NoStore
 
 
 class Table(faust.Table):  # type: ignore[type-arg]
@@ -18,7 +18,7 @@ class Table(faust.Table):  # type: ignore[type-arg]
     mundane_level = "debug"
 
     def _new_store(self) -> StoreT:  # type: ignore[type-arg]
-        return PartitionedStore("memory://", self.app, self, table_name=self.name, key_type=bytes, value_type=bytes)
+        return NoStore("memory://", self.app, self, table_name=self.name, key_type=bytes, value_type=bytes)
 
     async def on_start(self) -> None:
         # Faust would declare the changelog topic here, with its own idea of the number of partitions.
@@ -51,5 +51,4 @@ class Table(faust.Table):  # type: ignore[type-arg]
 
     def committed(self, partition: int, key: bytes) -> Any:
         """The committed row, or None. Raises KeyError when this worker does not own the partition."""
-        row = self.data.partitions[partition].get(key)  # type: ignore[attr-defined]
-        return None if row is None else self.app.codec.decode(row, self.value_type)  # type: ignore[attr-defined]
+        return self.app.partitions.rows(partition).get(self.name, key, self.value_type)  # type: ignore[attr-defined]

@@ -3,9 +3,12 @@
 import logging
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from streams.engine import metrics
 from streams.engine.records import Input, Outgoing, Poison, TopicPartition
+from streams.engine.state import PartitionState, StateFailed
 
 if TYPE_CHECKING:
     from streams.engine.app import App
@@ -17,6 +20,48 @@ Handler = Callable[[Input, "Unit"], None]
 
 # A handler may turn one record into very many. Beyond this many outbound records a unit is cut, so that its transaction stays short.
 OUTGOING_MAX = 10_000
+# How often a handler may try one record. The second time tells a bug from a hiccup (memory, a lazy import); more would only take time.
+HANDLER_ATTEMPTS = 2
+RECORD_OVERHEAD_BYTES = 100  # What a batch of one record adds to its key, value and headers.
+CACHED_ROWS_MAX = 4_096
+
+
+class OutputTooLarge(Exception):
+    """A handler's row or record is larger than the broker may accept."""
+
+    reason = "OUTPUT_TOO_LARGE"
+
+
+class RowsRefused(Exception):
+    """A row that was written cannot be encoded, or is too large. Which record wrote it is not known yet."""
+
+
+class Rows:
+    """The committed rows of one partition: decoded ones of late, the others from its state. Values are never changed in place."""
+
+    __slots__ = ("_cache", "_codec", "state")
+
+    def __init__(self, state: PartitionState, codec: Any) -> None:
+        self.state = state
+        self._codec = codec
+        self._cache: dict[tuple[str, bytes], Any] = {}
+
+    def get(self, table: str, key: bytes, value_type: type) -> Any:
+        """The decoded row, or None. Raises StateFailed."""
+        place = (table, key)
+        try:
+            return self._cache[place]
+        except KeyError:
+            row = self.state.get(table, key)
+            value = None if row is None else self._codec.decode(row, value_type)
+            self.put(table, key, value)
+            return value
+
+    def put(self, table: str, key: bytes, value: Any) -> None:
+        """Remember what is committed."""
+        if len(self._cache) >= CACHED_ROWS_MAX:
+            del self._cache[next(iter(self._cache))]  # The one that came in first: cheaper to find than the least used.
+        self._cache[table, key] = value
 
 
 class Unit:
@@ -25,10 +70,11 @@ class Unit:
 
     `handle(input, unit)` is called once for each record that could be decoded, in the order of the partition; it reads and writes
     tables and calls `unit.send`. It must not await and must depend on nothing but its arguments and the tables: after a crash it
-    is called again with the same records. When it raises, what it wrote for that record is undone, and the record becomes poison.
+    is called again with the same records. When it raises, what it wrote for that record is undone, it is called once more, and then
+    the record becomes poison. So does one whose rows or records cannot be encoded or are too large.
     """
 
-    __slots__ = ("_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_decoded", "_savepoint", "_staged")
+    __slots__ = ("_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_committed", "_savepoint", "_staged")
 
     def __init__(self, app: "App", partition: int, epoch: int, inputs: list[Input], starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> None:
         self._app = app
@@ -41,7 +87,7 @@ class Unit:
         """Source topic -> offset to go on from once this batch is committed."""
         self.outgoing: list[Outgoing] = []
         self._staged: dict[str, dict[bytes, Any]] = {}
-        self._decoded: dict[str, dict[bytes, Any]] = {}
+        self._committed: Rows | None = None
         self._savepoint: list[tuple[dict[bytes, Any], bytes, Any]] | None = None
 
     async def process(self, handle: Handler) -> None:
@@ -61,10 +107,8 @@ class Unit:
         staged = self._staged.get(table.name)
         if staged is not None and key in staged:
             return staged[key]
-        cache = self._decoded.setdefault(table.name, {})
-        if key not in cache:
-            cache[key] = table.committed(self.partition, key)
-        return cache[key]
+        assert self._committed is not None, "a unit is handled before its handler reads"
+        return self._committed.get(table.name, key, table.value_type)
 
     def write(self, table: "Table", key: bytes, value: Any) -> None:
         staged = self._staged.setdefault(table.name, {})
@@ -92,30 +136,64 @@ class Unit:
         self.ends.update(later.ends)
         self.inputs += later.inputs
 
-    def handle(self, handle: Handler) -> "Unit | None":
+    def handle(self, handle: Handler, committed: Rows, *, careful: bool = False) -> "Unit | None":
         """Call the handler for each record, undoing what it wrote for a record it failed on.
 
-        Returns what is left when this unit became too large; this unit then ends before it.
+        `careful`: also try to encode what each record wrote, at once. Returns what is left when this unit became too large; this unit
+        then ends before it. Raises StateFailed.
         """
+        self._committed = committed
         for position, one in enumerate(self.inputs):
             if len(self.outgoing) >= OUTGOING_MAX:
                 return self._cut(position)
             if one.failure is not None:
                 self._poison(Poison(one, "DECODE", *one.failure))
                 continue
-            self._savepoint = []
-            mark = len(self.outgoing)
-            try:
-                handle(one, self)
-            except Exception as error:  # A bug, not a refusal: refusals are values.
-                self._undo(mark)
-                log.error("engine.handler_failed", extra={"topic": one.topic, "partition": one.partition, "offset": one.offset}, exc_info=True)
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                detail = f"{type(error).__name__} in {where.name}, line {where.lineno}"
-                self._poison(Poison(one, "HANDLER", getattr(error, "reason", type(error).__name__), getattr(error, "detail", detail)))
-            finally:
-                self._savepoint = None
+            for attempts_left in reversed(range(HANDLER_ATTEMPTS)):
+                self._savepoint = []
+                mark = len(self.outgoing)
+                try:
+                    handle(one, self)
+                    self._check(mark, careful)
+                    break
+                except StateFailed:  # The disk's fault, not the record's.
+                    raise
+                except Exception as error:  # A bug, not a refusal: refusals are values.
+                    self._undo(mark)
+                    if not attempts_left:
+                        self._poison_for(one, error)
+                finally:
+                    self._savepoint = None
         return None
+
+    def start_anew(self) -> None:
+        """Forget what the handler wrote."""
+        self._staged.clear()
+        self.outgoing.clear()
+
+    def _check(self, mark: int, careful: bool) -> None:
+        limit = self._app.config.record_bytes_max
+        for out in self.outgoing[mark:]:
+            if (size := _size(out)) > limit:
+                raise OutputTooLarge(f"a record for {out.topic} has {size} bytes, more than record_bytes_max={limit}")
+        if careful:
+            for staged, key, _ in self._savepoint or ():
+                self._encode(key, staged[key])
+
+    def _encode(self, key: bytes, value: Any) -> bytes | None:
+        if value is None:
+            return None
+        row = self._app.codec.encode(value)
+        limit = self._app.config.record_bytes_max
+        if len(row) + len(key) + RECORD_OVERHEAD_BYTES > limit:
+            raise OutputTooLarge(f"a row has {len(row)} bytes, more than record_bytes_max={limit}")
+        return row
+
+    def _poison_for(self, one: Input, error: Exception) -> None:
+        log.error("engine.handler_failed", extra={"topic": one.topic, "partition": one.partition, "offset": one.offset}, exc_info=error)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        detail = str(error) if isinstance(error, OutputTooLarge) else f"{type(error).__name__} in {where.name}, line {where.lineno}"
+        self._poison(Poison(one, "HANDLER", getattr(error, "reason", type(error).__name__), getattr(error, "detail", detail)))
 
     def _cut(self, position: int) -> "Unit":
         """End this unit before the record at `position`; the rest as a unit of its own."""
@@ -127,12 +205,22 @@ class Unit:
         return rest
 
     def rows(self) -> dict[str, dict[bytes, bytes | None]]:
-        """Table name -> the last written row of each key, encoded: many writes of one key in a unit are one changelog row."""
-        encode = self._app.codec.encode
-        return {
-            name: {key: None if value is None else encode(value) for key, value in staged.items()}
-            for name, staged in self._staged.items()
-        }
+        """Table name -> the last written row of each key, encoded: many writes of one key in a unit are one changelog row.
+
+        Raises RowsRefused.
+        """
+        encode = self._encode
+        try:
+            return {name: {key: encode(key, value) for key, value in staged.items()} for name, staged in self._staged.items()}
+        except Exception as error:
+            raise RowsRefused(f"{type(error).__name__}: {error}") from error
+
+    def remember(self) -> None:
+        """What was staged is committed."""
+        assert self._committed is not None
+        for name, staged in self._staged.items():
+            for key, value in staged.items():
+                self._committed.put(name, key, value)
 
     def _undo(self, mark: int) -> None:
         del self.outgoing[mark:]
@@ -143,7 +231,19 @@ class Unit:
                 staged[key] = before
 
     def _poison(self, poison: Poison) -> None:
-        self.outgoing.append(self._app.on_poison(poison))
+        letter = self._app.on_poison(poison)
+        if (size := _size(letter)) > self._app.config.record_bytes_max:
+            one = poison.input
+            where = f"{one.topic}[{one.partition}] offset {one.offset}"
+            bare = replace(one, value=None, key=None, headers=())
+            letter = self._app.on_poison(replace(poison, input=bare, detail=f"{poison.detail}; left out for its {size} bytes, see {where}"))
+        metrics.POISON.labels(poison.stage, poison.reason).inc()
+        self.outgoing.append(letter)
+
+
+def _size(out: Outgoing) -> int:
+    headers = sum(len(name) + len(value) for name, value in out.headers.items()) if out.headers else 0
+    return len(out.value or b"") + len(out.key or b"") + headers + RECORD_OVERHEAD_BYTES
 
 
 _ABSENT = object()

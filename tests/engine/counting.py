@@ -18,6 +18,8 @@ PARTITIONS = 4
 
 
 class JsonCodec:
+    header_bytes = 0
+
     def encode(self, record: Any) -> bytes:
         return json.dumps(record).encode()
 

@@ -26,6 +26,10 @@ def create(bootstrap: str, names: Iterable[str], partitions: int, **config: str)
     wait_until(lambda: all(_answers(bootstrap, name) for name in names), timeout_s=30)
 
 
+def exists(bootstrap: str, topic: str) -> bool:
+    return topic in AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=30).topics
+
+
 def _answers(bootstrap: str, topic: str) -> bool:
     try:
         return end_offsets(bootstrap, topic) >= 0

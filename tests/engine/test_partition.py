@@ -1,14 +1,21 @@
 """One partition's producer on a real broker: fencing, refusing lost offsets, loading tables."""
 
 import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.engine.partition import Fenced, PartitionProducer, Unreadable
+from streams.engine import metrics
+from streams.engine.partition import Changelog, Fenced, Opened, PartitionProducer, Unreadable
 from streams.engine.records import Outgoing
+from streams.engine.state import StateFolder
 from tests.engine import log
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -23,41 +30,153 @@ def group(bootstrap: str) -> str:
     return group
 
 
-def open_partition(bootstrap: str, group: str):
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    folder = StateFolder(tmp_path, "worker", memory_bytes=16 << 20, stale_after_s=3600)
+    yield folder
+    folder.release()
+
+
+def accept(table: str, rows: Iterable[bytes]) -> None:
+    """Every row is one that this program can read."""
+    list(rows)
+
+
+def topic_id(bootstrap: str, topic: str) -> str:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    described = admin.describe_topics(TopicCollection([topic]))
+    return str(described[topic].result().topic_id)
+
+
+def open_partition(bootstrap: str, group: str, folder: StateFolder, check=accept):
     producer = PartitionProducer({"bootstrap.servers": bootstrap, "log_level": 0}, group, 0, transaction_timeout_s=15)
-    return producer, producer.open([f"{group}.in"], {"rows": f"{group}.rows"})
+    changelog = Changelog(f"{group}.rows", topic_id(bootstrap, f"{group}.rows"))
+    return producer, producer.open([f"{group}.in"], {"rows": changelog}, folder, check)
 
 
-def test_the_next_owner_goes_on_where_the_last_commit_ended(bootstrap: str, group: str) -> None:
+def rows_of(opened: Opened) -> dict[bytes, bytes | None]:
+    return {key: opened.state.get("rows", key) for key in opened.state.keys("rows")}
+
+
+def read_counter() -> float:
+    return metrics.RECOVERED_ROWS.labels("rows")._value.get()
+
+
+def test_the_next_owner_goes_on_where_the_last_commit_ended(bootstrap: str, group: str, folder: StateFolder, tmp_path: Path) -> None:
     log.produce(bootstrap, [(f"{group}.in", b"k", b"v")] * 5)
-    first, opened = open_partition(bootstrap, group)
+    changelog = f"{group}.rows"
+    first, opened = open_partition(bootstrap, group, folder)
     assert opened.positions == {(f"{group}.in", 0): 0}
-    assert opened.tables == {"rows": {}}
-    first.commit([Outgoing(f"{group}.rows", b"a", b"1"), Outgoing(f"{group}.rows", b"b", b"2")], {(f"{group}.in", 0): 3})
-    first.commit([Outgoing(f"{group}.rows", b"a", None)], {(f"{group}.in", 0): 4})
+    assert rows_of(opened) == {}
+    assert first.commit({changelog: {b"a": b"1", b"b": b"2"}}, [], {(f"{group}.in", 0): 3}) == {changelog: 2}
+    assert first.commit({changelog: {b"a": None}}, [], {(f"{group}.in", 0): 4}) == {changelog: 4}, "a marker lies between them"
     first.close()
-    _, opened = open_partition(bootstrap, group)
+    opened.state.close()
+    elsewhere = StateFolder(tmp_path / "elsewhere", "worker", memory_bytes=16 << 20, stale_after_s=3600)
+    second, opened = open_partition(bootstrap, group, elsewhere)
     assert opened.positions == {(f"{group}.in", 0): 4}
-    assert opened.tables == {"rows": {b"b": b"2"}}
+    assert rows_of(opened) == {b"b": b"2"}
+    second.close()
+    opened.state.close()
 
 
-def test_a_fenced_owner_writes_nothing(bootstrap: str, group: str) -> None:
-    old, _ = open_partition(bootstrap, group)
-    old.commit([Outgoing(f"{group}.out", b"k", b"before")], {(f"{group}.in", 0): 0})
-    new, _ = open_partition(bootstrap, group)
+def test_a_warm_state_reads_only_what_it_misses(bootstrap: str, group: str, folder: StateFolder) -> None:
+    changelog, place = f"{group}.rows", (f"{group}.in", 0)
+    first, opened = open_partition(bootstrap, group, folder)
+    next_offsets = first.commit({changelog: {b"%d" % n: b"1" for n in range(1000)}}, [], {place: 0})
+    opened.state.apply({"rows": {b"%d" % n: b"1" for n in range(1000)}}, {"rows": next_offsets[changelog]}, time.time())
+    first.commit({changelog: {b"7": b"2", b"8": None}}, [], {place: 0})  # Committed, but the worker died before its state had it.
+    first.close()
+    opened.state.close()
+    before = read_counter()
+    second, opened = open_partition(bootstrap, group, folder)
+    assert read_counter() - before == 2
+    assert (opened.state.get("rows", b"7"), opened.state.get("rows", b"8"), opened.state.get("rows", b"9")) == (b"2", None, b"1")
+    assert len(rows_of(opened)) == 999
+    second.close()
+    opened.state.close()
+
+
+@pytest.mark.parametrize("harm", ["corrupt", "stale", "gone"])
+def test_a_state_that_cannot_be_trusted_is_filled_anew(bootstrap: str, group: str, folder: StateFolder, harm: str) -> None:
+    changelog, place = f"{group}.rows", (f"{group}.in", 0)
+    first, opened = open_partition(bootstrap, group, folder)
+    next_offsets = first.commit({changelog: {b"a": b"right"}}, [], {place: 0})
+    as_of_s = time.time() - (7200 if harm == "stale" else 0)
+    opened.state.apply({"rows": {b"a": b"right", b"ghost": b"deleted long ago"}}, {"rows": next_offsets[changelog]}, as_of_s)
+    opened.state.flush()
+    opened.state.close()
+    first.close()
+    path = folder.path_of(0)
+    if harm == "corrupt":
+        for file in path.glob("*.sst"):
+            file.write_bytes(b"not a table")
+    elif harm == "gone":
+        shutil.rmtree(path)
+    second, opened = open_partition(bootstrap, group, folder)
+    assert rows_of(opened) == {b"a": b"right"}
+    second.close()
+    opened.state.close()
+
+
+def test_a_changelog_that_was_created_anew_stops_the_worker(bootstrap: str, group: str, folder: StateFolder) -> None:
+    log.produce(bootstrap, [(f"{group}.in", b"k", b"v")])
+    changelog = f"{group}.rows"
+    first, opened = open_partition(bootstrap, group, folder)
+    next_offsets = first.commit({changelog: {b"a": b"1"}}, [], {(f"{group}.in", 0): 1})
+    opened.state.apply({"rows": {b"a": b"1"}}, {"rows": next_offsets[changelog]}, time.time())
+    opened.state.close()
+    first.close()
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_topics([changelog]).values():
+        future.result()
+    wait_until(lambda: not log.exists(bootstrap, changelog), timeout_s=30)
+    log.create(bootstrap, [changelog], 1)
+    with pytest.raises(Unreadable, match="created anew.*remove that folder"):
+        open_partition(bootstrap, group, folder)
+    shutil.rmtree(folder.path_of(0))
+    second, opened = open_partition(bootstrap, group, folder)  # As the message says.
+    second.close()
+    opened.state.close()
+
+
+def test_a_changelog_of_another_schema_stops_the_worker(bootstrap: str, group: str, folder: StateFolder) -> None:
+    first, opened = open_partition(bootstrap, group, folder)
+    first.commit({f"{group}.rows": {b"a": b"alien"}}, [], {(f"{group}.in", 0): 0})
+    first.close()
+    opened.state.close()
+
+    def refuse(table: str, rows: Iterable[bytes]) -> None:
+        for row in rows:
+            raise Unreadable(f"{table}: {row!r}")
+
+    with pytest.raises(Unreadable, match="rows: b'alien'"):
+        open_partition(bootstrap, group, folder, refuse)
+    second, opened = open_partition(bootstrap, group, folder)  # Nothing stays locked, and nothing was taken for read.
+    assert rows_of(opened) == {b"a": b"alien"}
+    second.close()
+    opened.state.close()
+
+
+def test_a_fenced_owner_writes_nothing(bootstrap: str, group: str, folder: StateFolder) -> None:
+    old, opened = open_partition(bootstrap, group, folder)
+    opened.state.close()
+    old.commit({}, [Outgoing(f"{group}.out", b"k", b"before")], {(f"{group}.in", 0): 0})
+    new, opened = open_partition(bootstrap, group, folder)
     with pytest.raises(Fenced):
-        old.commit([Outgoing(f"{group}.out", b"k", b"zombie")], {(f"{group}.in", 0): 0})
-    new.commit([Outgoing(f"{group}.out", b"k", b"after")], {(f"{group}.in", 0): 0})
+        old.commit({}, [Outgoing(f"{group}.out", b"k", b"zombie")], {(f"{group}.in", 0): 0})
+    new.commit({}, [Outgoing(f"{group}.out", b"k", b"after")], {(f"{group}.in", 0): 0})
     assert [row.value for row in log.read(bootstrap, f"{group}.out")] == [b"before", b"after"]
 
 
-def test_offsets_older_than_the_log_are_refused_with_advice(bootstrap: str, group: str) -> None:
+def test_offsets_older_than_the_log_are_refused_with_advice(bootstrap: str, group: str, folder: StateFolder) -> None:
     log.produce(bootstrap, [(f"{group}.in", b"k", b"v")] * 5)
-    producer, _ = open_partition(bootstrap, group)
-    producer.commit([], {(f"{group}.in", 0): 2})
+    producer, opened = open_partition(bootstrap, group, folder)
+    opened.state.close()
+    producer.commit({}, [], {(f"{group}.in", 0): 2})
     producer.close()
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.delete_records([TopicPartition(f"{group}.in", 0, 4)]).values():
         future.result()
     with pytest.raises(Unreadable, match=r"retention\.ms.*reset-offsets"):
-        open_partition(bootstrap, group)
+        open_partition(bootstrap, group, folder)
