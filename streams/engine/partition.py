@@ -6,10 +6,12 @@ that owner still sends, and settles what it left open. Only then are the committ
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
@@ -66,16 +68,16 @@ class Progress:
         self.wanted = wanted
         """Table -> changelog records to read, about: compaction leaves holes."""
         self._partition = partition
-        self._read: dict[str, int] = dict.fromkeys(wanted, 0)
+        self._read: Counter[str] = Counter()
         self._left = dict(wanted)
         self._started_s = self._said_s = time.monotonic()
         self._gauge = metrics.RECOVERY_REMAINING.labels(partition)
         self._gauge.set(sum(self._left.values()))
 
-    def advance(self, next_offsets: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rows: Mapping[str, Any]) -> None:
-        for table, changed in rows.items():
-            self._read[table] += len(changed)
-            metrics.RECOVERED_ROWS.labels(table).inc(len(changed))
+    def advance(self, next_offsets: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], read: Mapping[str, int]) -> None:
+        for table, count in read.items():
+            self._read[table] += count
+            metrics.RECOVERED_ROWS.labels(table).inc(count)
         for table, offset in next_offsets.items():
             self._left[table] = max(0, bounds[table][1] - offset)
         left = sum(self._left.values())
@@ -83,7 +85,7 @@ class Progress:
         now_s = time.monotonic()
         if now_s - self._said_s >= PROGRESS_S:
             self._said_s = now_s
-            done, wanted = sum(self._read.values()), sum(self.wanted.values())
+            done, wanted = self._read.total(), sum(self.wanted.values())
             percent = round(100 * (wanted - left) / wanted) if wanted else 100
             rate = round(done / (now_s - self._started_s))
             log.info("engine.tables_loading", extra={"partition": self._partition, "percent": percent, "rows": done, "rows_per_s": rate})
@@ -91,7 +93,7 @@ class Progress:
     def finish(self, state: PartitionState) -> None:
         self._gauge.set(0)
         duration_ms = round((time.monotonic() - self._started_s) * 1000)
-        extra = {"partition": self._partition, "read": self._read, "rows": state.rows_estimate(), "duration_ms": duration_ms}
+        extra = {"partition": self._partition, "read": dict(self._read), "rows": state.rows_estimate(), "duration_ms": duration_ms}
         log.info("engine.tables_loaded", extra=extra)
 
 
@@ -105,6 +107,9 @@ class PartitionProducer:
         self._timeout_s = transaction_timeout_s
         self._producer: Producer | None = None
         self._group: Any = None
+        self._changelog_ends: dict[str, int] = {}
+        """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
+        whoever takes over knows how far the rows go that those offsets stand for."""
 
     def open(self, sources: Iterable[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck) -> Opened:
         """Fence the previous owner, then read where to go on, and bring the state up to the changelogs' ends. Maps tables to changelogs.
@@ -141,7 +146,7 @@ class PartitionProducer:
             # accepts it, and the transactional id does the fencing.
             self._group = reader.consumer_group_metadata()
             positions, is_new = self._positions(reader, sources)
-            bounds = {table: self._bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
+            bounds = {table: self._changelog_bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
             state = folder.open(self._partition)
             try:
                 if self._is_others_copy(state, changelogs, bounds):
@@ -166,6 +171,22 @@ class PartitionProducer:
         low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)
         return low, high
 
+    def _changelog_bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
+        """Where a changelog begins and ends, once it ends no earlier than the committed offsets say. Raises Unreadable when it never does."""
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            low, high = self._bounds(reader, topic)
+            if high >= self._changelog_ends.get(topic, 0):
+                return low, high
+            if time.monotonic() > deadline_s:
+                raise Unreadable(
+                    f"{topic}[{self._partition}] ends at offset {high}, but rows up to {self._changelog_ends[topic]} belong to what group"
+                    f" {self._group_id} has processed: it lost records, or was created anew. Restore it. To rebuild the state from the"
+                    " source topics, set the group's offsets back to their beginning (kafka-consumer-groups.sh --reset-offsets)."
+                )
+            log.warning("engine.changelog_short", extra={"topic": topic, "partition": self._partition, "end": high})
+            time.sleep(0.2)
+
     def _positions(self, reader: Consumer, sources: Iterable[str]) -> tuple[dict[TopicPartition, int], bool]:
         """Offsets to go on from, and whether the group has never committed any."""
         positions: dict[TopicPartition, int] = {}
@@ -179,6 +200,8 @@ class PartitionProducer:
                     f" records, set the offsets of group {self._group_id} by hand (kafka-consumer-groups.sh --reset-offsets)."
                 )
             positions[tp.topic, tp.partition] = tp.offset if tp.offset >= 0 else low
+            for topic, end in orjson.loads(tp.metadata or "{}").items():
+                self._changelog_ends[topic] = max(end, self._changelog_ends.get(topic, 0))
         return positions, all(tp.offset < 0 for tp in committed)
 
     def _is_others_copy(self, state: PartitionState, changelogs: Mapping[str, Changelog], bounds: Mapping[str, tuple[int, int]]) -> bool:
@@ -212,23 +235,27 @@ class PartitionProducer:
         while unread:
             messages = reader.consume(RECOVERY_ROWS_MAX, timeout=RECOVERY_POLL_S)
             rows: dict[str, dict[bytes, bytes | None]] = {}
+            read: dict[str, int] = dict.fromkeys(changelogs, 0)
             next_offsets: dict[str, int] = {}
             for message in messages:
                 error, topic = message.error(), message.topic()
                 table = tables[topic]
                 if error is None:
                     rows.setdefault(table, {})[message.key()] = message.value()
+                    read[table] += 1
                     next_offsets[table] = message.offset() + 1
                     continue
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
+                if message.offset() < bounds[table][1]:
+                    raise KafkaException(KafkaError(KafkaError._PARTITION_EOF, f"{topic} ended at {message.offset()}, not at {bounds[table][1]}"))
                 unread.discard(topic)
                 next_offsets[table] = max(next_offsets.get(table, 0), message.offset())  # Past the last transaction's marker.
             for table, changed in rows.items():
                 check(table, (row for row in changed.values() if row is not None))
             if next_offsets:
                 state.apply(rows, next_offsets, as_of_s, logged=logged)
-                progress.advance(next_offsets, bounds, rows)
+                progress.advance(next_offsets, bounds, read)
                 deadline = time.monotonic() + self._timeout_s
             elif time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no row of {sorted(unread)} for {self._timeout_s} s"))
@@ -264,10 +291,12 @@ class PartitionProducer:
                 self._produce(producer, Outgoing(topic, key, value), deadline, delivered if number == last else None)
         for out in outgoing:
             self._produce(producer, out, deadline)
-        offsets = [KafkaTopicPartition(topic, partition, offset) for (topic, partition), offset in ends.items()]
+        self._flush(producer, deadline)
+        metadata = orjson.dumps(self._changelog_ends | next_offsets).decode()
+        offsets = [KafkaTopicPartition(topic, partition, offset, metadata) for (topic, partition), offset in ends.items()]
         self._try(lambda: producer.send_offsets_to_transaction(offsets, self._group, self._timeout_s), deadline)
         self._try(lambda: producer.commit_transaction(self._timeout_s), deadline)
-        producer.poll(0)  # Reports that the commit's own flush did not serve.
+        self._changelog_ends |= next_offsets
         return next_offsets
 
     def _produce(self, producer: Producer, out: Outgoing, deadline: float, on_delivery: Any = None) -> None:
@@ -282,6 +311,14 @@ class PartitionProducer:
                     raise Aborted("the producer's queue stayed full") from None
             except KafkaException as error:
                 raise self._verdict(error) from error
+
+    def _flush(self, producer: Producer, deadline: float) -> None:
+        try:
+            left = producer.flush(max(0.0, deadline - time.monotonic()))
+        except KafkaException as error:
+            raise self._verdict(error) from error
+        if left:
+            raise Aborted("the broker did not take all records in time")
 
     def _try(self, call: Callable[[], Any], deadline: float) -> None:
         """Run one step of the transaction until it succeeds, cannot succeed, or the time is up."""

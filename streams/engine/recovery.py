@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
+STUCK_FACTOR = 2  # A commit that takes this many transaction time-outs hangs: the broker has aborted its transaction long ago.
 REASONS: dict[type[Exception], str] = {Fenced: "FENCED", Aborted: "ABORTED", StateFailed: "STATE_FAILED"}
 
 Tables = dict[str, dict[bytes, bytes | None]]
@@ -72,7 +73,7 @@ class Partitions:
         self._suspect: set[int] = set()
         """Partitions whose local state failed otherwise than by a full disk: it is not opened again."""
         self._epoch = 0
-        self._threads = ThreadPoolExecutor(thread_name_prefix="partition")
+        self._threads = ThreadPoolExecutor(2 * app.config.partitions + 4, thread_name_prefix="partition")
         self._admin: AdminClient | None = None
         self._readable: set[tuple[str, bytes]] = set()
         self._folder = StateFolder(
@@ -185,7 +186,13 @@ class Partitions:
     async def _commit(self, owned: Owned, unit: Unit, rows: Tables, started_s: float) -> None:
         partition = unit.partition
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._write, owned, unit, rows)
+            writing = asyncio.get_running_loop().run_in_executor(self._threads, self._write, owned, unit, rows)
+            # Not cancelled when it is late: the thread cannot be stopped. Whatever it still does is refused, once the partition is open anew.
+            done, _ = await asyncio.wait([writing], timeout=STUCK_FACTOR * self._app.config.transaction_timeout_s)
+            if not done:
+                writing.add_done_callback(lambda late: late.exception())
+                raise Aborted("the broker's client does not come back from a call")
+            writing.result()
         except Unreadable as error:
             log.critical("engine.stopped", extra={"reason": str(error)})
             self._fail(partition, "REFUSED", str(error))

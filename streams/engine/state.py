@@ -90,6 +90,8 @@ class StateFolder:
             reason = f"{age_s:.0f} s old; the changelog keeps deletions for {self.stale_after_s:.0f} s"
         except StateFailed as error:
             reason = str(error)
+            if "/LOCK:" in reason:  # Whoever holds it still writes it.
+                raise
         log.warning("engine.state_dropped", extra={"partition": partition, "reason": reason})
         return self.open_empty(partition)
 

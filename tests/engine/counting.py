@@ -1,18 +1,17 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
-`python -m tests.engine.counting BOOTSTRAP PREFIX [INSTANCE]`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote.
-Prints one JSON line when it stops: how many records it handled.
+`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote.
+Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
 """
 
 import asyncio
 import json
 import signal
 import sys
-import tempfile
 import traceback
 from typing import Any
 
-from streams.engine import App, EngineConfig, Input, Outgoing, Poison, Unit
+from streams.engine import App, EngineConfig, Input, Outgoing, Poison, Unit, metrics
 
 PARTITIONS = 4
 
@@ -33,7 +32,7 @@ def topic_names(prefix: str) -> dict[str, str]:
     return names | {"changelog": f"{prefix}.app-counts-changelog"}
 
 
-def build(bootstrap: str, prefix: str, instance: str | None, data_dir: str) -> tuple[App, list[int]]:
+def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[App, list[int]]:
     names = topic_names(prefix)
     handled: list[int] = []
 
@@ -70,20 +69,20 @@ def build(bootstrap: str, prefix: str, instance: str | None, data_dir: str) -> t
     return app, handled
 
 
-async def main(bootstrap: str, prefix: str, instance: str | None) -> None:
+async def main(bootstrap: str, prefix: str, instance: str, data_dir: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    with tempfile.TemporaryDirectory() as data_dir:
-        app, handled = build(bootstrap, prefix, instance, data_dir)
-        await app.start()
-        crashed = asyncio.create_task(app.wait_until_stopped())
-        await asyncio.wait([crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-        await app.stop()
-        if app.crash_reason is not None:
-            traceback.print_exception(app.crash_reason)
-            sys.exit(1)
-    print(json.dumps({"handled": len(handled)}), flush=True)
+    app, handled = build(bootstrap, prefix, instance, data_dir)
+    await app.start()
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait([crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    await app.stop()
+    if app.crash_reason is not None:
+        traceback.print_exception(app.crash_reason)
+        sys.exit(1)
+    recovered = metrics.RECOVERED_ROWS.labels("counts")._value.get()
+    print(json.dumps({"handled": len(handled), "recovered": int(recovered)}), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None))
+    asyncio.run(main(*sys.argv[1:5]))

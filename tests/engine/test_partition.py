@@ -48,8 +48,8 @@ def topic_id(bootstrap: str, topic: str) -> str:
     return str(described[topic].result().topic_id)
 
 
-def open_partition(bootstrap: str, group: str, folder: StateFolder, check=accept):
-    producer = PartitionProducer({"bootstrap.servers": bootstrap, "log_level": 0}, group, 0, transaction_timeout_s=15)
+def open_partition(bootstrap: str, group: str, folder: StateFolder, check=accept, timeout_s: float = 15):
+    producer = PartitionProducer({"bootstrap.servers": bootstrap, "log_level": 0}, group, 0, transaction_timeout_s=timeout_s)
     changelog = Changelog(f"{group}.rows", topic_id(bootstrap, f"{group}.rows"))
     return producer, producer.open([f"{group}.in"], {"rows": changelog}, folder, check)
 
@@ -132,6 +132,9 @@ def test_a_changelog_that_was_created_anew_stops_the_worker(bootstrap: str, grou
         future.result()
     wait_until(lambda: not log.exists(bootstrap, changelog), timeout_s=30)
     log.create(bootstrap, [changelog], 1)
+    with pytest.raises(Unreadable, match=r"ends at offset 0, but rows up to 1 .*created anew.*reset-offsets"):
+        open_partition(bootstrap, group, folder, timeout_s=1)
+    log.produce(bootstrap, [(changelog, b"b", b"2")])
     with pytest.raises(Unreadable, match="created anew.*remove that folder"):
         open_partition(bootstrap, group, folder)
     shutil.rmtree(folder.path_of(0))

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,3 +151,14 @@ async def test_a_state_that_fails_is_given_up_and_only_a_corrupt_one_is_emptied(
     assert producer.committed == [{TOPIC: 1}]
     assert partitions.failed() == {0: "STATE_FAILED"}
     assert (0 in partitions._suspect) is emptied
+
+
+async def test_a_call_that_never_comes_back_costs_the_partition_and_not_the_worker(app: Any) -> None:
+    app.config = replace(app.config, transaction_timeout_s=0.05)
+    partitions, producer = opened(app)
+    come_back = threading.Event()
+    producer.commit = lambda rows, outgoing, ends: come_back.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
+    await partitions.process(of(partitions, app, [b"1"]), lambda one, u: None)
+    await finish(partitions)
+    assert (partitions.owned(), partitions.failed()) == (set(), {0: "ABORTED"})
+    come_back.set()
