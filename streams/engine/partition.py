@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 RECOVERY_ROWS_MAX = 5_000  # Rows asked for at once while loading a changelog.
 RECOVERY_POLL_S = 0.05  # A consumer waits this long for that many rows: the last poll of a load always does.
 RETRY_BACKOFF_MS = 10  # Librdkafka's 100 made one commit in ten take 100 ms at 250 records a second; the markers take 5.
+# After a broker restart, send_offsets_to_transaction can wait for a coordinator that librdkafka has discarded, past any time-out, until
+# some connection changes its state (librdkafka issues 5456 and 5511). Closing an idle connection is such a change; a new one takes 5 ms.
+IDLE_MS = 5_000
 QUEUE_MESSAGES_MAX = 1_000_000  # Above any unit: a full queue inside a transaction would only mean polling.
 
 
@@ -127,6 +130,7 @@ class PartitionProducer:
                 "batch.num.messages": 10_000,
                 # The broker is still writing the last transaction's markers when the next one begins, and says "try again".
                 "retry.backoff.ms": RETRY_BACKOFF_MS,
+                "connections.max.idle.ms": IDLE_MS,
             }
         )
         self._producer.init_transactions(self._timeout_s)

@@ -197,6 +197,7 @@ def test_three_workers_come_and_go_under_load(bootstrap: str, prefix: str) -> No
     assert differences(bootstrap, prefix) == NONE_WRONG
 
 
+@pytest.mark.chaos
 def test_the_broker_dies_and_comes_back_in_mid_stream(kafka: Any, bootstrap: str, prefix: str) -> None:
     feeder = threading.Thread(target=log.produce, args=(bootstrap, inputs(prefix, 0, 20_000)))
     with running(bootstrap, prefix) as worker:
