@@ -159,6 +159,8 @@ class Consumer(driver.Consumer):
         for (topic, _), fetched in topics.items():
             tp = TP(topic, partition)
             starts[topic, partition] = self._read_offset[tp] or 0
+            if fetched[0].offset < starts[topic, partition]:
+                raise RuntimeError(f"{topic}[{partition}] was fetched from {fetched[0].offset}, asked for from {starts[topic, partition]}")
             ends[topic, partition] = fetched[-1].offset + 1
             highwater = self.highwater(tp)
             if highwater is not None:

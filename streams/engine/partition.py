@@ -31,6 +31,8 @@ QUEUE_MESSAGES_MAX = 1_000_000  # Above any unit: a full queue inside a transact
 
 
 UNLOGGED_ROWS_MIN = 50_000  # From here on RocksDB's own log only costs: what a crash cuts short is loaded anew.
+ASK_AGAIN_S = 0.2  # A broker that just came back may still be putting its parts together.
+INT64_MAX = 2**63 - 1
 PROGRESS_S = 2.0  # Between two lines about a load.
 
 RowCheck = Callable[[str, Iterable[bytes]], None]
@@ -135,6 +137,7 @@ class PartitionProducer:
         )
         self._producer.init_transactions(self._timeout_s)
         as_of_s = time.time()
+        deadline_s = time.monotonic() + self._timeout_s
         reader = Consumer(
             self._client
             | {
@@ -164,6 +167,8 @@ class PartitionProducer:
                     state = folder.open_empty(self._partition)
                 state.set_topic_ids({table: changelog.topic_id for table, changelog in changelogs.items()})
                 self._load(reader, changelogs, bounds, state, check, as_of_s)
+                while (ahead := self._ahead(state, changelogs)) is not None:
+                    positions = self._later_positions(reader, sources, ahead, deadline_s)
             except BaseException:
                 state.close()
                 raise
@@ -189,7 +194,7 @@ class PartitionProducer:
                     " source topics, set the group's offsets back to their beginning (kafka-consumer-groups.sh --reset-offsets)."
                 )
             log.warning("engine.changelog_short", extra={"topic": topic, "partition": self._partition, "end": high})
-            time.sleep(0.2)
+            time.sleep(ASK_AGAIN_S)
 
     def _positions(self, reader: Consumer, sources: Iterable[str]) -> tuple[dict[TopicPartition, int], bool]:
         """Offsets to go on from, and whether the group has never committed any."""
@@ -207,6 +212,26 @@ class PartitionProducer:
             for topic, end in orjson.loads(tp.metadata or "{}").items():
                 self._changelog_ends[topic] = max(end, self._changelog_ends.get(topic, 0))
         return positions, all(tp.offset < 0 for tp in committed)
+
+    def _ahead(self, state: PartitionState, changelogs: Mapping[str, Changelog]) -> str | None:
+        """A changelog with rows that the committed offsets do not stand for yet: with them, records would be handled a second time."""
+        for table, changelog in changelogs.items():
+            if (state.next_offset(table) or 0) > self._changelog_ends.get(changelog.topic, INT64_MAX):
+                return changelog.topic
+        return None
+
+    def _later_positions(self, reader: Consumer, sources: Iterable[str], ahead: str, deadline_s: float) -> dict[TopicPartition, int]:
+        """The committed offsets once more: they came in one transaction with the rows. Raises Unreadable when they stay behind."""
+        if time.monotonic() > deadline_s:
+            raise Unreadable(
+                f"{ahead}[{self._partition}] holds rows past offset {self._changelog_ends[ahead]}, where the rows end that belong to what group"
+                f" {self._group_id} has processed: its offsets were lost or set back, or another program writes that topic. Set the offsets to"
+                " where they were. To process records again on purpose, reset the offsets of all source topics with"
+                " kafka-consumer-groups.sh --reset-offsets."
+            )
+        log.warning("engine.offsets_behind", extra={"topic": ahead, "partition": self._partition, "end": self._changelog_ends[ahead]})
+        time.sleep(ASK_AGAIN_S)
+        return self._positions(reader, sources)[0]
 
     def _is_others_copy(self, state: PartitionState, changelogs: Mapping[str, Changelog], bounds: Mapping[str, tuple[int, int]]) -> bool:
         """Whether the state was filled from other changelogs than these, or from records that these do not hold any more."""
@@ -232,6 +257,7 @@ class PartitionProducer:
             start = max(low, state.next_offset(table) or 0)
             if start < high:
                 starts[topic] = start
+        is_fresh = all(state.next_offset(table) is None for table in changelogs)
         progress = Progress(self._partition, {tables[topic]: bounds[tables[topic]][1] - start for topic, start in starts.items()})
         reader.assign([KafkaTopicPartition(topic, self._partition, start) for topic, start in starts.items()])
         deadline, unread = time.monotonic() + self._timeout_s, set(starts)
@@ -254,19 +280,17 @@ class PartitionProducer:
                 if message.offset() < bounds[table][1]:
                     raise KafkaException(KafkaError(KafkaError._PARTITION_EOF, f"{topic} ended at {message.offset()}, not at {bounds[table][1]}"))
                 unread.discard(topic)
-                next_offsets[table] = max(next_offsets.get(table, 0), message.offset())  # Past the last transaction's marker.
             for table, changed in rows.items():
                 check(table, (row for row in changed.values() if row is not None))
             if next_offsets:
-                state.apply(rows, next_offsets, as_of_s, logged=logged)
+                state.apply(rows, next_offsets, as_of_s if is_fresh else None, logged=logged)
                 progress.advance(next_offsets, bounds, read)
                 deadline = time.monotonic() + self._timeout_s
             elif time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no row of {sorted(unread)} for {self._timeout_s} s"))
-        if not starts:
-            state.apply({}, {}, as_of_s)  # Nothing is missing: as of now.
-        elif not logged:
+        if not logged:
             state.flush()
+        state.apply({}, {}, as_of_s)  # Only now: a load that breaks off leaves a state as old as it was.
         reader.unassign()
         progress.finish(state)
 

@@ -143,11 +143,11 @@ class PartitionState:
         return self._read(_row_key(table, key))
 
     def apply(
-        self, rows: Mapping[str, Mapping[bytes, bytes | None]], next_offsets: Mapping[str, int], as_of_s: float, *, logged: bool = True
+        self, rows: Mapping[str, Mapping[bytes, bytes | None]], next_offsets: Mapping[str, int], as_of_s: float | None, *, logged: bool = True
     ) -> None:
         """Write what was committed, with the changelog offset of each table to go on from, at once. None deletes a row.
 
-        `as_of_s` is when the broker last confirmed that nobody else writes the partition. Not `logged`, it is on disk after the next
+        `as_of_s` is when the broker last confirmed that nobody else writes the partition; None while rows are still missing. Not `logged`, it is on disk after the next
         `flush` only: for bulk loading. Raises StateFailed.
         """
         batch = WriteBatch(raw_mode=True)
@@ -160,7 +160,8 @@ class PartitionState:
                     batch.put(prefix + key, value)
         for table, offset in next_offsets.items():
             batch.put(OFFSETS + table.encode(), OFFSET.pack(offset))
-        batch.put(AS_OF, OFFSET.pack(int(as_of_s)))
+        if as_of_s is not None:
+            batch.put(AS_OF, OFFSET.pack(int(as_of_s)))
         self._write(batch, self._logged if logged else self._unlogged)
 
     def flush(self) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.engine import metrics
+from streams.engine import metrics, partition
 from streams.engine.partition import Changelog, Fenced, Opened, PartitionProducer, Unreadable
 from streams.engine.records import Outgoing
 from streams.engine.state import StateFolder
@@ -183,3 +183,51 @@ def test_offsets_older_than_the_log_are_refused_with_advice(bootstrap: str, grou
         future.result()
     with pytest.raises(Unreadable, match=r"retention\.ms.*reset-offsets"):
         open_partition(bootstrap, group, folder)
+
+
+def test_rows_that_no_committed_offset_stands_for_stop_the_worker(bootstrap: str, group: str, folder: StateFolder) -> None:
+    """Handled on such rows, the records after the offsets would count twice."""
+    log.produce(bootstrap, [(f"{group}.in", b"k", b"v")] * 5)
+    first, opened = open_partition(bootstrap, group, folder)
+    first.commit({f"{group}.rows": {b"a": b"1"}}, [], {(f"{group}.in", 0): 2})
+    first.close()
+    opened.state.close()
+    log.produce(bootstrap, [(f"{group}.rows", b"a", b"2")])
+    with pytest.raises(Unreadable, match=r"rows past offset 1, .*offsets were lost or set back"):
+        open_partition(bootstrap, group, folder, timeout_s=1)
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # As the message says: without the metadata, whoever did it means it.
+    offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(f"{group}.in", 0, 0)])
+    for future in admin.alter_consumer_group_offsets([offsets]).values():
+        future.result()
+    second, opened = open_partition(bootstrap, group, folder)
+    assert (opened.positions, rows_of(opened)) == ({(f"{group}.in", 0): 0}, {b"a": b"2"})
+    second.close()
+    opened.state.close()
+
+
+def test_a_load_that_breaks_off_leaves_the_state_as_old_as_it_was(
+    bootstrap: str, group: str, folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next load would trust that it misses no deletion that was compacted away meanwhile."""
+    monkeypatch.setattr(partition, "RECOVERY_ROWS_MAX", 10)
+    first, opened = open_partition(bootstrap, group, folder)
+    next_offsets = first.commit({f"{group}.rows": {b"%d" % n: b"1" for n in range(30)}}, [], {(f"{group}.in", 0): 0})
+    opened.state.apply({}, {"rows": next_offsets[f"{group}.rows"]}, time.time() - 1000)
+    first.commit({f"{group}.rows": {b"%d" % n: b"2" for n in range(30)}}, [], {(f"{group}.in", 0): 0})
+    first.close()
+    opened.state.close()
+    checks = iter([None, None, Unreadable("breaks off")])
+
+    def break_off(table: str, rows: Iterable[bytes]) -> None:
+        if (error := next(checks)) is not None:
+            raise error
+
+    with pytest.raises(Unreadable, match="breaks off"):
+        open_partition(bootstrap, group, folder, break_off)
+    state = folder.open(0)
+    assert state.next_offset("rows") == 51 and (state.age_s() or 0) >= 1000
+    state.close()
+    second, opened = open_partition(bootstrap, group, folder)
+    assert opened.state.next_offset("rows") == 61 and (opened.state.age_s() or 0) < 100
+    second.close()
+    opened.state.close()
