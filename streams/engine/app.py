@@ -1,8 +1,10 @@
 """The Faust app, wired to the engine: `App.source` gives an agent its units, `App.Table` its tables."""
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -60,7 +62,7 @@ class App(faust.App):  # type: ignore[misc]
         self.codec = codec
         self.on_poison = on_poison
         self.source_types: dict[str, type] = {}
-        self.unit: Any = NO_UNIT
+        self._handling = threading.local()
         self.partitions = Partitions(self)
         servers = [f"kafka://{server}" for server in str(config.client["bootstrap.servers"]).split(",")]
         super().__init__(
@@ -99,6 +101,19 @@ class App(faust.App):  # type: ignore[misc]
     def partition_of(self, key: bytes) -> int:
         """Partition of a key, by Kafka's default (murmur2) partitioner."""
         return int((murmur2(key) & 0x7FFFFFFF) % self.config.partitions)
+
+    @property
+    def unit(self) -> Any:
+        """The unit that this thread is handling; one that refuses everything outside a handler."""
+        return getattr(self._handling, "unit", NO_UNIT)
+
+    @unit.setter
+    def unit(self, unit: Any) -> None:
+        self._handling.unit = unit
+
+    def _create_directories(self) -> None:
+        Path(self.config.data_dir).mkdir(parents=True, exist_ok=True)  # Faust makes the last folder of the path only.
+        super()._create_directories()
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)

@@ -16,6 +16,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
 from streams.engine import metrics
+from streams.engine.reader import CONFIG as READER_CONFIG
+from streams.engine.reader import SourceReader, Unreadable
 from streams.engine.records import Outgoing, TopicPartition
 from streams.engine.state import PartitionState, StateFolder
 
@@ -46,16 +48,14 @@ class Aborted(Exception):
     """The transaction did not commit, and cannot any more. Whatever it held must be done again from committed state."""
 
 
-class Unreadable(Exception):
-    """Starting would lose records or mix partitions. The message says what to do; the worker must stop."""
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What taking over a partition found."""
 
     positions: dict[TopicPartition, int]
     state: PartitionState
+    reader: SourceReader
+    """Not started yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +138,7 @@ class PartitionProducer:
         self._producer.init_transactions(self._timeout_s)
         as_of_s = time.time()
         deadline_s = time.monotonic() + self._timeout_s
-        reader = Consumer(
-            self._client
-            | {
-                "group.id": self._group_id,
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "auto.offset.reset": "error",
-            }
-        )
+        reader = Consumer(self._client | READER_CONFIG | {"group.id": self._group_id})
         try:
             # aiokafka holds the group membership. Metadata of a consumer that never joins has no generation; the broker
             # accepts it, and the transactional id does the fencing.
@@ -172,9 +163,10 @@ class PartitionProducer:
             except BaseException:
                 state.close()
                 raise
-            return Opened(positions, state)
-        finally:
+            return Opened(positions, state, SourceReader(reader, self._group_id))
+        except BaseException:
             reader.close()
+            raise
 
     def _bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
         low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)

@@ -13,10 +13,12 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 from mode import Service
 
 from streams.engine import metrics
-from streams.engine.partition import Aborted, Changelog, Fenced, Opened, PartitionProducer, Unreadable
+from streams.engine.partition import Aborted, Changelog, Fenced, Opened, PartitionProducer
+from streams.engine.reader import SourceReader, Unreadable
 from streams.engine.records import TopicPartition
 from streams.engine.state import PartitionState, StateFailed, StateFolder
 from streams.engine.unit import Handler, Rows, RowsRefused, Unit
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
+READ_WAIT_S = 0.2  # A reader asks this long for records; whoever closes it may wait as long.
+UNDERWAY_MAX = 2  # Units between a reader and the queue of its partition. One that an agent lost shows when the next one does not follow.
 STUCK_FACTOR = 2  # A commit that takes this many transaction time-outs hangs: the broker has aborted its transaction long ago.
 REASONS: dict[type[Exception], str] = {Fenced: "FENCED", Aborted: "ABORTED", StateFailed: "STATE_FAILED"}
 
@@ -43,13 +47,18 @@ class Owned:
     """
 
     producer: PartitionProducer
+    reader: SourceReader
     rows: Rows
     epoch: int
     positions: dict[TopicPartition, int]
     pending: Unit | None = None
+    underway: int = 0
+    """Units that were read and are on their way through the agent."""
     room: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when `pending` was taken."""
+    """Set when there may be room for another unit."""
     runner: asyncio.Task[None] | None = None
+    reading: asyncio.Task[None] | None = None
+    reading_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -69,11 +78,11 @@ class Partitions:
         self._owned: dict[int, Owned] = {}
         self._failed: dict[int, Failed] = {}
         self._opening: dict[int, asyncio.Task[tuple[PartitionProducer, Opened] | None]] = {}
-        self._closing: dict[int, asyncio.Future[None]] = {}
+        self._closing: dict[int, asyncio.Task[None]] = {}
         self._suspect: set[int] = set()
         """Partitions whose local state failed otherwise than by a full disk: it is not opened again."""
         self._epoch = 0
-        self._threads = ThreadPoolExecutor(2 * app.config.partitions + 4, thread_name_prefix="partition")
+        self._threads = ThreadPoolExecutor(4 * app.config.partitions + 4, thread_name_prefix="partition")
         self._admin: AdminClient | None = None
         self._readable: set[tuple[str, bytes]] = set()
         self._folder = StateFolder(
@@ -105,27 +114,76 @@ class Partitions:
 
     # Units
 
+    def start_reading(self) -> None:
+        """Read every open partition, from where its last committed unit ended, if it is not being read."""
+        for partition, owned in self._owned.items():
+            if owned.reading is None or owned.reading.done() or owned.reading_epoch != owned.epoch:
+                owned.reading_epoch = owned.epoch
+                owned.reading = asyncio.create_task(self._read(partition, owned, owned.epoch, owned.reading))
+
+    async def _read(self, partition: int, owned: Owned, epoch: int, before: "asyncio.Task[None] | None") -> None:
+        """Bring what is in the log to the agent, unit by unit, until the partition is closed or set anew. Never raises.
+
+        It reads no further than there is room: a slow handler or broker holds the reading of its own partition back, and no other's.
+        """
+        loop = asyncio.get_running_loop()
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            owned.underway = 0
+            await loop.run_in_executor(self._threads, owned.reader.start, dict(owned.positions))
+            while self._owned.get(partition) is owned and owned.epoch == epoch:
+                room = self._app.config.batch_records_max - (len(owned.pending) if owned.pending is not None else 0)
+                if room <= 0 or owned.underway >= UNDERWAY_MAX:
+                    owned.room.clear()
+                    await owned.room.wait()
+                    continue
+                unit = await loop.run_in_executor(self._threads, self._next_unit, partition, owned, epoch, room)
+                if unit is not None and self._current(unit) is owned:
+                    owned.underway += 1
+                    await self._deliver(unit)
+        except Unreadable as error:
+            log.critical("engine.stopped", extra={"reason": str(error)})
+            await self._app.crash(error)
+        except Exception as error:
+            log.warning("engine.read_failed", extra={"partition": partition}, exc_info=True)
+            if self._owned.get(partition) is owned and owned.epoch == epoch:
+                self._fail(partition, "READ_FAILED", f"{type(error).__name__}: {error}")
+
+    def _next_unit(self, partition: int, owned: Owned, epoch: int, records_max: int) -> Unit | None:
+        """In a thread: read and decode, beside the last unit's commit."""
+        batch = owned.reader.read(records_max, READ_WAIT_S)
+        if batch is None:
+            return None
+        unit = Unit(self._app, partition, epoch, batch.inputs, batch.starts, batch.ends)
+        unit.decode()
+        return unit
+
+    async def _deliver(self, unit: Unit) -> None:
+        """To the agent, by Faust's way of a message: one for the whole unit."""
+        (topic, partition), offset = next(iter(unit.starts.items()))
+        first = unit.inputs[0]
+        message = ConsumerMessage(
+            topic, partition, offset, first.timestamp_ms / 1000, 0, None, None, unit, None, tp=TP(topic, partition),
+            generation_id=self._app.consumer_generation_id,
+        )  # fmt: skip
+        await self._app.consumer.callback(message)
+
     async def process(self, unit: Unit, handle: Handler) -> None:
-        """Queue one unit; wait while the partition has a full one queued. A unit from before a reset is dropped: it is read again."""
+        """Queue one unit for its partition's next transaction. A unit from before a reset is dropped: it is read again."""
         owned = self._current(unit)
         if owned is None:
             return
         try:
-            unit.decode()
-            while owned.pending is not None and len(owned.pending) + len(unit) > self._app.config.batch_records_max:
-                owned.room.clear()
-                await owned.room.wait()
-            if self._current(unit) is not owned:
-                return
+            owned.underway -= 1
+            owned.room.set()
             if owned.pending is None:
                 owned.pending = unit
             else:
                 owned.pending.extend(unit)
             if owned.runner is None or owned.runner.done():
                 owned.runner = asyncio.create_task(self._run(owned, handle))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # A bug in the engine: nothing was written, so the unit is read again.
+        except Exception as error:  # A unit before this one was lost, or a bug in the engine: nothing was written, so it is read again.
             log.error("engine.unit_failed", extra={"partition": unit.partition}, exc_info=True)
             self._fail(unit.partition, "UNIT_FAILED", f"{type(error).__name__}: {error}")
 
@@ -146,7 +204,9 @@ class Partitions:
                 return
             started_s = time.monotonic()
             try:
-                rows = self._handle(owned, unit, handle)
+                rows, rest = await asyncio.get_running_loop().run_in_executor(self._threads, self._handle, owned, unit, handle)
+                if rest is not None:
+                    self._queue_first(owned, rest)
             except StateFailed as error:
                 self._fail(unit.partition, "STATE_FAILED", str(error))
                 return
@@ -156,25 +216,27 @@ class Partitions:
                 return
             await self._commit(owned, unit, rows, started_s)
 
-    def _handle(self, owned: Owned, unit: Unit, handle: Handler) -> Tables:
+    def _handle(self, owned: Owned, unit: Unit, handle: Handler) -> tuple[Tables, Unit | None]:
+        """In a thread: what the unit changes, encoded, and what is left when it became too large."""
         self._app.unit = unit
         try:
-            self._queue_first(owned, unit.handle(handle, owned.rows))
+            rest = unit.handle(handle, owned.rows)
             try:
-                return unit.rows()
+                return unit.rows(), rest
             except RowsRefused as error:  # Once more, record by record, to find the one to blame.
                 log.warning("engine.unit_split", extra={"partition": unit.partition, "reason": str(error)})
                 unit.start_anew()
-                self._queue_first(owned, unit.handle(handle, owned.rows, careful=True))
-                return unit.rows()
+                later = unit.handle(handle, owned.rows, careful=True)
+                if later is not None and rest is not None:
+                    later.extend(rest)
+                return unit.rows(), later or rest
         finally:
             self._app.unit = NO_UNIT
 
-    def _queue_first(self, owned: Owned, rest: Unit | None) -> None:
-        if rest is not None:
-            if owned.pending is not None:
-                rest.extend(owned.pending)
-            owned.pending = rest
+    def _queue_first(self, owned: Owned, rest: Unit) -> None:
+        if owned.pending is not None:
+            rest.extend(owned.pending)
+        owned.pending = rest
 
     def _write(self, owned: Owned, unit: Unit, rows: Tables) -> None:
         """In a thread: one transaction, then the same rows on local disk."""
@@ -259,11 +321,8 @@ class Partitions:
         self._folder.release()
         self._threads.shutdown(wait=False)
 
-    async def reopen_failed(self, consumer: Any) -> None:
-        """Open the failed partitions whose time has come, beside the others' work, and read those that are open from their positions.
-
-        Called between two fetches: no fetch is under way that could return records from before the seek.
-        """
+    async def tend(self) -> None:
+        """Open the failed partitions whose time has come, beside the others' work. Called now and then. Raises Unreadable."""
         if self._app.rebalancing:
             return
         now_s = time.monotonic()
@@ -274,7 +333,7 @@ class Partitions:
             taken = self._opening.pop(partition).result()
             if taken is not None:
                 self._install(partition, *taken)
-                await consumer.seek_to_positions(self._owned[partition].positions)
+                self.start_reading()
 
     async def _take_over(self, partition: int) -> tuple[PartitionProducer, Opened] | None:
         """Fence the previous owner and load the tables; None when that failed and will be tried again. Raises Unreadable."""
@@ -340,7 +399,7 @@ class Partitions:
 
     def _install(self, partition: int, producer: PartitionProducer, opened: Opened) -> None:
         self._epoch += 1
-        self._owned[partition] = Owned(producer, Rows(opened.state, self._app.codec), self._epoch, opened.positions)
+        self._owned[partition] = Owned(producer, opened.reader, Rows(opened.state, self._app.codec), self._epoch, opened.positions)
         metrics.STATE_ROWS.labels(partition).set(opened.state.rows_estimate())
         metrics.STATE_BYTES.labels(partition).set(opened.state.size_bytes())
         log.info("engine.partition_opened", extra={"partition": partition, "epoch": self._epoch})
@@ -348,7 +407,7 @@ class Partitions:
     def _discard(self, partition: int, opening: "asyncio.Task[tuple[PartitionProducer, Opened] | None]") -> None:
         """Give up what was taken over for a partition that went elsewhere meanwhile."""
         if opening.exception() is None and (taken := opening.result()) is not None:
-            self._close_in_thread(partition, taken[0], taken[1].state)
+            self._close(partition, taken[0], taken[1].reader, taken[1].state, [])
 
     async def _release(self, partition: int) -> None:
         owned = self._owned.pop(partition)
@@ -360,14 +419,23 @@ class Partitions:
     def _forget(self, partition: int, owned: Owned) -> None:
         owned.pending = None
         owned.room.set()
-        self._close_in_thread(partition, owned.producer, owned.rows.state)
+        users = [task for task in (owned.runner, owned.reading) if task is not None]
+        self._close(partition, owned.producer, owned.reader, owned.rows.state, users)
 
-    def _close_in_thread(self, partition: int, producer: PartitionProducer, state: PartitionState) -> None:
+    def _close(self, partition: int, producer: PartitionProducer, reader: SourceReader, state: PartitionState, users: list[asyncio.Task[None]]) -> None:
+        """In a thread, once its users are done."""
+
         def close() -> None:
             producer.close()
+            reader.close()
             state.close()
 
-        closing = self._closing[partition] = asyncio.get_running_loop().run_in_executor(self._threads, close)
+        async def close_after_users() -> None:
+            if users:
+                await asyncio.wait(users)
+            await asyncio.get_running_loop().run_in_executor(self._threads, close)
+
+        closing = self._closing[partition] = asyncio.create_task(close_after_users())
         closing.add_done_callback(lambda done: self._closing.pop(partition, None) if self._closing.get(partition) is done else None)
         for gauge in (metrics.STATE_ROWS, metrics.STATE_BYTES):
             gauge.labels(partition).set(0)
@@ -451,10 +519,10 @@ class Recovery(Service):  # type: ignore[misc]
         app, consumer = self.app, self.app.consumer
         await app.on_rebalance_complete.send()
         consumer.resume_partitions(assigned)
-        await consumer.perform_seek()
         self.completed.set()
         app.flow_control.resume()
         consumer.resume_flow()
+        app.partitions.start_reading()
         await app._fetcher.maybe_start()
         app.tables.on_actives_ready()
         app.tables.on_standbys_ready()

@@ -147,8 +147,8 @@ class PartitionState:
     ) -> None:
         """Write what was committed, with the changelog offset of each table to go on from, at once. None deletes a row.
 
-        `as_of_s` is when the broker last confirmed that nobody else writes the partition; None while rows are still missing. Not `logged`, it is on disk after the next
-        `flush` only: for bulk loading. Raises StateFailed.
+        `as_of_s` is when the broker last confirmed that nobody else writes the partition; None while rows are still missing. Not `logged`,
+        it is on disk after the next `flush` only: for bulk loading. Raises StateFailed.
         """
         batch = WriteBatch(raw_mode=True)
         for table, changed in rows.items():

@@ -51,4 +51,4 @@ class Table(faust.Table):  # type: ignore[type-arg]
 
     def committed(self, partition: int, key: bytes) -> Any:
         """The committed row, or None. Raises KeyError when this worker does not own the partition."""
-        return self.app.partitions.rows(partition).get(self.name, key, self.value_type)  # type: ignore[attr-defined]
+        return self.app.partitions.rows(partition).read(self.name, key, self.value_type)  # type: ignore[attr-defined]

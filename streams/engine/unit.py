@@ -23,7 +23,8 @@ OUTGOING_MAX = 10_000
 # How often a handler may try one record. The second time tells a bug from a hiccup (memory, a lazy import); more would only take time.
 HANDLER_ATTEMPTS = 2
 RECORD_OVERHEAD_BYTES = 100  # What a batch of one record adds to its key, value and headers.
-CACHED_ROWS_MAX = 4_096
+CACHED_ROWS_MAX = 8_192  # Decoded rows of one partition.
+_ABSENT = object()
 
 
 class OutputTooLarge(Exception):
@@ -39,29 +40,40 @@ class RowsRefused(Exception):
 class Rows:
     """The committed rows of one partition: decoded ones of late, the others from its state. Values are never changed in place."""
 
-    __slots__ = ("_cache", "_codec", "state")
+    __slots__ = ("_codec", "_new", "_old", "state")
 
     def __init__(self, state: PartitionState, codec: Any) -> None:
         self.state = state
         self._codec = codec
-        self._cache: dict[tuple[str, bytes], Any] = {}
+        # Two generations instead of an order of use: when the new one is full, it becomes the old one, and what was old is forgotten.
+        self._new: dict[tuple[str, bytes], Any] = {}
+        self._old: dict[tuple[str, bytes], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
 
     def get(self, table: str, key: bytes, value_type: type) -> Any:
-        """The decoded row, or None. Raises StateFailed."""
+        """The decoded row, or None. For the partition's own thread only. Raises StateFailed."""
         place = (table, key)
-        try:
-            return self._cache[place]
-        except KeyError:
-            row = self.state.get(table, key)
-            value = None if row is None else self._codec.decode(row, value_type)
+        value = self._new.get(place, _ABSENT)
+        if value is _ABSENT:
+            value = self._old.get(place, _ABSENT)
+            if value is _ABSENT:
+                value = self.read(table, key, value_type)
             self.put(table, key, value)
-            return value
+        return value
+
+    def read(self, table: str, key: bytes, value_type: type) -> Any:
+        """The decoded row, or None, from the state itself. For any thread. Raises StateFailed."""
+        row = self.state.get(table, key)
+        return None if row is None else self._codec.decode(row, value_type)
 
     def put(self, table: str, key: bytes, value: Any) -> None:
         """Remember what is committed."""
-        if len(self._cache) >= CACHED_ROWS_MAX:
-            del self._cache[next(iter(self._cache))]  # The one that came in first: cheaper to find than the least used.
-        self._cache[table, key] = value
+        new = self._new
+        new[table, key] = value
+        if len(new) >= CACHED_ROWS_MAX // 2:
+            self._old, self._new = new, {}
 
 
 class Unit:
@@ -244,6 +256,3 @@ class Unit:
 def _size(out: Outgoing) -> int:
     headers = sum(len(name) + len(value) for name, value in out.headers.items()) if out.headers else 0
     return len(out.value or b"") + len(out.key or b"") + headers + RECORD_OVERHEAD_BYTES
-
-
-_ABSENT = object()

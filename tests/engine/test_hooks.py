@@ -3,9 +3,10 @@
 import inspect
 from importlib.metadata import version
 
-import aiokafka
 import pytest
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.app.base import App
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
@@ -24,17 +25,17 @@ def test_versions_are_the_ones_the_engine_was_written_against(package: str) -> N
     ("owner", "name", "parameters"),
     [
         (Consumer, "_drain_messages", ["self", "fetcher"]),
-        (Consumer, "_wait_next_records", ["self", "timeout"]),
         (Consumer, "perform_seek", ["self"]),
         (Consumer, "ack", ["self", "message"]),
         (Consumer, "verify_event_path", ["self", "now", "tp"]),
         (ConsumerThread, "call_thread", ["self", "fun", "args", "kwargs"]),
-        (AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
+        (ConsumerThread, "on_partitions_assigned", ["self", "assigned", "generation_id"]),
         (AIOKafkaConsumerThread, "_ensure_consumer", ["self"]),
         (TableManager, "_update_channels", ["self"]),
         (TableManager, "on_rebalance", ["self", "assigned", "revoked", "newly_assigned", "generation_id"]),
         (Recovery, "_resume_streams", ["self", "generation_id"]),
         (App, "_new_transport", ["self"]),
+        (App, "_create_directories", ["self"]),
         (App, "_on_partitions_revoked", ["self", "revoked"]),
         (App, "_on_partitions_assigned", ["self", "assigned", "generation_id"]),
     ],
@@ -51,11 +52,11 @@ def test_faust_awaits_its_revocation_signal_before_the_group_goes_on() -> None:
     assert "self.on_partitions_revoked.send" in inspect.getsource(App._on_partitions_revoked)
 
 
-def test_aiokafka_reads_the_two_settings_we_set_when_it_starts() -> None:
-    source = inspect.getsource(aiokafka.AIOKafkaConsumer.start)
-    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in source
-    assert "isolation_level=self._isolation_level" in source
+def test_aiokafka_does_not_fetch_what_is_paused() -> None:
+    source = inspect.getsource(aiokafka_fetcher.Fetcher._get_actions_per_node)
+    assert source.index("elif tp_state.paused:") < source.index("fetchable[node_id].append")
 
 
-def test_aiokafka_drops_fetched_records_after_a_seek() -> None:
-    assert "position != self._partition_records.next_fetch_offset" in inspect.getsource(aiokafka_fetcher.FetchResult.check_assignment)
+def test_aiokafka_leaves_the_group_by_the_idle_time_that_a_fetch_context_resets() -> None:
+    assert "self._subscription.fetcher_idle_time" in inspect.getsource(GroupCoordinator._heartbeat_routine)
+    assert "self._last_fetch_ended" in inspect.getsource(SubscriptionState.fetch_context)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from streams.engine import EngineConfig, Outgoing, Poison
+from streams.engine import EngineConfig, Input, Outgoing, Poison
 from streams.engine.partition import Aborted, Opened
+from streams.engine.reader import Batch, Unreadable
 from streams.engine.recovery import Partitions
 from streams.engine.state import StateFailed
 from tests.engine.counting import JsonCodec
@@ -46,25 +48,51 @@ def _letter(poison: Poison) -> Outgoing:
     return Outgoing("dead", None, poison.reason.encode())
 
 
-def opening(partitions: Partitions) -> Opened:
-    return Opened({TOPIC: 0}, partitions._folder.open(0))
+class ScriptedReader:
+    """What Partitions asks of a SourceReader: gives one record a call, for ever; or fails."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.position = 0
+        self.asked: list[int] = []
+        self.closed = False
+
+    def start(self, positions: dict[Any, int]) -> None:
+        self.position = positions[TOPIC]
+
+    def read(self, records_max: int, timeout_s: float) -> Batch:
+        if self.failure is not None:
+            raise self.failure
+        self.asked.append(records_max)
+        start = self.position
+        self.position += 1
+        return Batch([Input("in", 0, start, 1000, b"k", b"1", ())], {TOPIC: start}, {TOPIC: start + 1})
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def opened(app: Any) -> tuple[Partitions, ScriptedProducer]:
+def opening(partitions: Partitions, reader: ScriptedReader | None = None) -> Opened:
+    return Opened({TOPIC: 0}, partitions._folder.open(0), reader or ScriptedReader())  # type: ignore[arg-type]
+
+
+def opened(app: Any, reader: ScriptedReader | None = None) -> tuple[Partitions, ScriptedProducer]:
     partitions, producer = Partitions(app), ScriptedProducer()
-    partitions._install(0, producer, opening(partitions))  # type: ignore[arg-type]
+    partitions._install(0, producer, opening(partitions, reader))  # type: ignore[arg-type]
     return partitions, producer
 
 
 def of(partitions: Partitions, app: Any, values: list[bytes], start: int = 0) -> Any:
     made = unit(values, start)
     made._app, made.epoch = app, partitions.epochs()[0]
+    made.decode()
     return made
 
 
 async def finish(partitions: Partitions) -> None:
-    while any(owned.runner and not owned.runner.done() for owned in partitions._owned.values()):
-        await asyncio.sleep(0)
+    running = [owned.runner for owned in partitions._owned.values() if owned.runner is not None]
+    if running:
+        await asyncio.wait(running)
 
 
 async def test_units_commit_in_order(app: Any) -> None:
@@ -103,7 +131,7 @@ async def test_a_dead_letter_that_cannot_be_made_holds_the_unit_back(app: Any) -
 
     app.on_poison = broken
     await partitions.process(of(partitions, app, [b"{"]), lambda one, u: None)
-    await asyncio.sleep(0)
+    await finish(partitions)
     assert producer.committed == []
     assert partitions.failed() == {0: "UNIT_FAILED"}
 
@@ -118,22 +146,91 @@ async def test_a_unit_from_before_a_reset_is_dropped(app: Any) -> None:
     assert partitions.positions() == {TOPIC: 0}
 
 
-async def test_a_full_queue_holds_the_sender_back(app: Any) -> None:
-    partitions, producer = opened(app)
+def agent_of(app: Any, partitions: Partitions) -> None:
+    """Units go the whole way: read, delivered, handled, committed."""
+    app.consumer_generation_id = 1
+    app.consumer = SimpleNamespace(callback=lambda message: partitions.process(message.value, lambda one, u: None))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_slow_broker_holds_the_reading_back(app: Any) -> None:
+    reader = ScriptedReader()
+    partitions, producer = opened(app, reader)
+    agent_of(app, partitions)
     go_on = threading.Event()
-    producer.commit = lambda rows, outgoing, ends: go_on.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
-    sent = 0
-    for start in (0, 6):  # One under way, one queued.
-        await partitions.process(of(partitions, app, [b"1"] * 6, start), lambda one, u: None)
-        await asyncio.sleep(0)
-        sent += 6
-    third = asyncio.create_task(partitions.process(of(partitions, app, [b"1"] * 6, 12), lambda one, u: None))
-    await asyncio.sleep(0.05)
-    assert not third.done()
+    committing: list[dict[Any, int]] = []
+
+    def commit(rows: Any, outgoing: Any, ends: dict[Any, int]) -> dict[str, int]:
+        committing.append(dict(ends))
+        go_on.wait(30)
+        return {}
+
+    producer.commit = commit  # type: ignore[method-assign]
+    partitions.start_reading()
+    owned = partitions._owned[0]
+    await until(lambda: owned.pending is not None and len(owned.pending) == app.config.batch_records_max)
+    read = reader.position
+    await asyncio.sleep(0.1)  # Nothing may happen, and for that there is no condition to await.
+    assert reader.position == read == committing[0][TOPIC] + app.config.batch_records_max
+    assert max(reader.asked) <= app.config.batch_records_max
     go_on.set()
-    await third
-    await finish(partitions)
-    assert partitions.positions() == {TOPIC: 18}
+    await until(lambda: partitions.positions()[TOPIC] > read)
+    await partitions.release_all()
+    assert reader.closed
+
+
+async def test_reading_goes_on_where_the_last_commit_ended_after_a_rebalance(app: Any) -> None:
+    reader = ScriptedReader()
+    partitions, producer = opened(app, reader)
+    agent_of(app, partitions)
+    partitions.start_reading()
+    await until(lambda: partitions.positions()[TOPIC] > 5)
+    await partitions.settle()
+    settled = partitions.positions()[TOPIC]
+    assert producer.committed[-1] == {TOPIC: settled}
+    partitions.start_reading()
+    await until(lambda: partitions.positions()[TOPIC] > settled + 5)
+    assert partitions.failed() == {}
+    await partitions.release_all()
+
+
+async def test_a_unit_that_the_agent_lost_is_read_again(app: Any) -> None:
+    reader = ScriptedReader()
+    partitions, _ = opened(app, reader)
+    agent_of(app, partitions)
+    lossy, deliver = iter([True, True, False]), app.consumer.callback
+
+    async def callback(message: Any) -> None:
+        if next(lossy, True):
+            await deliver(message)
+
+    app.consumer.callback = callback
+    partitions.start_reading()
+    await until(lambda: bool(partitions.failed()))
+    assert partitions.failed()[0] in ("OUT_OF_STEP", "UNIT_FAILED"), "found when it runs, or when it would be joined to one that waits"
+    await partitions.release_all()
+
+
+@pytest.mark.parametrize(("failure", "crashes"), [(RuntimeError("bug"), False), (Unreadable("records expired"), True)])
+async def test_a_failing_reader_costs_its_partition_and_expired_records_stop_the_worker(app: Any, failure: Exception, crashes: bool) -> None:
+    partitions, _ = opened(app, ScriptedReader(failure))
+    agent_of(app, partitions)
+    crashed: list[Exception] = []
+
+    async def crash(reason: Exception) -> None:
+        crashed.append(reason)
+
+    app.crash = crash
+    partitions.start_reading()
+    await until(lambda: bool(crashed if crashes else partitions.failed()))
+    assert crashed == ([failure] if crashes else [])
+    assert partitions.failed() == ({} if crashes else {0: "READ_FAILED"})
+    await partitions.release_all()
 
 
 @pytest.mark.parametrize(("detail", "emptied"), [("Corruption: bad block", True), ("IO error: No space left on device", False)])

@@ -195,7 +195,11 @@ def test_committed_rows_are_read_once_and_bounded() -> None:
     assert state.reads == 2
     rows.put("t", b"a", {"of": "new"})
     assert rows.get("t", b"a", dict) == {"of": "new"}
-    for number in range(CACHED_ROWS_MAX):
+    for number in range(CACHED_ROWS_MAX * 2):
         rows.get("t", b"%d" % number, dict)
-    assert len(rows._cache) == CACHED_ROWS_MAX
+        assert rows.get("t", b"used again and again", dict) is not None
+        assert len(rows) <= CACHED_ROWS_MAX
+    before = state.reads
     assert rows.get("t", b"a", dict) == {"of": "a"}, "the state is asked again for what was pushed out"
+    rows.get("t", b"used again and again", dict)
+    assert state.reads == before + 1, "and not for what is in use"

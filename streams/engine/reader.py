@@ -1,0 +1,126 @@
+"""One partition's source records, read by a librdkafka consumer of its own from the offsets that the partition's owner names.
+
+Every call blocks; run in a thread. Group membership is Faust's; nothing is read here but what `start` said, and nothing is skipped:
+a position that the log does not hold any more is an error.
+"""
+
+import heapq
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaTopicPartition
+
+from streams.engine import metrics
+from streams.engine.records import Input, TopicPartition
+
+QUEUE_KIB = 8_192  # Fetched ahead for one partition; with 16 partitions, 128 MiB.
+QUEUE_RECORDS_MIN = 20_000  # Librdkafka goes on fetching until it holds so many, or QUEUE_KIB.
+
+CONFIG: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+    "queued.max.messages.kbytes": QUEUE_KIB,
+    "queued.min.messages": QUEUE_RECORDS_MIN,
+    "fetch.queue.backoff.ms": 5,  # A full queue is looked at again after this; by default a second.
+    "fetch.error.backoff.ms": 50,
+}
+
+
+class Unreadable(Exception):
+    """Going on would lose records or mix partitions. The message says what to do; the worker must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition, in the order to handle them, without a hole between `starts` and `ends`."""
+
+    inputs: list[Input]
+    starts: dict[TopicPartition, int]
+    ends: dict[TopicPartition, int]
+
+
+class SourceReader:
+    """Reads the source topics of one partition."""
+
+    def __init__(self, consumer: Consumer, group_id: str) -> None:
+        """`consumer` was made with CONFIG, and is closed here."""
+        self._consumer = consumer
+        self._group_id = group_id
+        self._lock = threading.Lock()
+        self._next: dict[TopicPartition, int] = {}
+        self._closed = False
+
+    def start(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read from these offsets on, whatever was read or fetched before."""
+        with self._lock:
+            if not self._closed:
+                self._next = dict(positions)
+                self._consumer.assign([KafkaTopicPartition(topic, partition, offset) for (topic, partition), offset in positions.items()])
+
+    def read(self, records_max: int, timeout_s: float) -> Batch | None:
+        """What has been fetched, as soon as there is something; None after `timeout_s`.
+
+        Raises Unreadable for records that expired unread, KafkaException for what may pass.
+        """
+        with self._lock:
+            deadline_s = time.monotonic() + timeout_s
+            by_topic: dict[TopicPartition, list[Input]] = {}
+            while not by_topic:
+                if self._closed:
+                    return None
+                first = self._consumer.poll(max(0.0, deadline_s - time.monotonic()))
+                if first is None:
+                    return None
+                self._sort((first, *self._consumer.consume(records_max - 1, 0)), by_topic)
+            ends = {tp: inputs[-1].offset + 1 for tp, inputs in by_topic.items()}
+            batch = Batch(_merged(by_topic), {tp: self._next[tp] for tp in by_topic}, ends)
+            self._next.update(ends)
+            for (topic, partition), end in ends.items():
+                _, high = self._consumer.get_watermark_offsets(KafkaTopicPartition(topic, partition), cached=True)
+                metrics.LAG.labels(topic, partition).set(max(0, high - end))
+            return batch
+
+    def close(self) -> None:
+        """Harmless when it is closed."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._consumer.close()
+
+    def _sort(self, messages: tuple[Any, ...], by_topic: dict[TopicPartition, list[Input]]) -> None:
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise self._verdict(error)
+                continue
+            tp = (message.topic(), message.partition())
+            inputs = by_topic.get(tp)
+            if inputs is None:
+                if message.offset() < self._next[tp]:
+                    raise RuntimeError(f"{tp} was read from {message.offset()}, asked for from {self._next[tp]}")
+                inputs = by_topic[tp] = []
+            inputs.append(
+                Input(tp[0], tp[1], message.offset(), message.timestamp()[1], message.key(), message.value(), tuple(message.headers() or ()))
+            )
+
+    def _verdict(self, error: KafkaError) -> Exception:
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            return Unreadable(
+                f"{error.str()}: records expired before they were read. Raise retention.ms to more than the longest lag. To go on without"
+                f" them, set the offsets of group {self._group_id} by hand (kafka-consumer-groups.sh --reset-offsets)."
+            )
+        return KafkaException(error)
+
+
+def _merged(by_topic: Mapping[TopicPartition, list[Input]]) -> list[Input]:
+    """Records of several topics are merged by the broker's time; within one topic the order of the log stays as it is."""
+    if len(by_topic) == 1:
+        return next(iter(by_topic.values()))
+    return list(heapq.merge(*by_topic.values(), key=lambda one: one.timestamp_ms))
