@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENVIRONMENT_EXTRAS := embedded,registry,test
 
-.PHONY: demo test test-registry chaos lint up clean generate
+.PHONY: demo test test-registry chaos bench lint up clean generate
 
 $(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -27,6 +27,9 @@ test-registry: $(VENV)/ready ## the codec against a real schema registry; downlo
 
 chaos: $(VENV)/ready         ## the engine while its broker is killed; takes minutes
 	$(BIN)/python -m pytest -m chaos tests/engine
+
+bench: $(VENV)/ready         ## the engine beside its peers and beside bare loops; takes half an hour and wants a quiet machine
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(VENV)/ready          ## style and types
 	$(BIN)/flake8 streams schemas sinks infra tests

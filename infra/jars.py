@@ -144,7 +144,7 @@ def _download(into: Path, on_progress: OnProgress | None) -> dict[str, Path]:
     reason = ""
     for _ in range(ATTEMPTS_MAX):
         try:
-            found = {path.name: path for path in _resolve(into, on_progress)}
+            found = {path.name: path for path in resolve(ENDPOINT, into, on_progress)}
             reason = _difference(found, wanted)
             if not reason:
                 return found
@@ -177,8 +177,11 @@ def _drop_broken(into: Path, wanted: Mapping[str, Jar]) -> None:
     shutil.rmtree(into / "environment", ignore_errors=True)
 
 
-def _resolve(into: Path, on_progress: OnProgress | None) -> list[Path]:
-    """The endpoint with all that it needs at run time. The library is imported here: a start with a complete cache needs none of it."""
+def resolve(endpoint: str, into: Path, on_progress: OnProgress | None = None) -> list[Path]:
+    """Download the endpoint's jars, with all that they need at run time. Raises whatever the resolver's HTTP and XML libraries raise.
+
+    The library is imported here: a start with a complete cache needs none of it.
+    """
     from jgo.config import GlobalSettings
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.env import EnvironmentBuilder, LinkStrategy
@@ -191,7 +194,7 @@ def _resolve(into: Path, on_progress: OnProgress | None) -> list[Path]:
     context = MavenContext(resolver=resolver, repo_cache=into / "repository", remote_repos=repositories, timeout=HTTP_TIMEOUT_S)
     builder = EnvironmentBuilder(context, cache_dir=into / "environment", link_strategy=LinkStrategy.HARD)
     # Some land in its folder for modules, some in the one for classes. All belong on the class path.
-    return list(builder.from_endpoint(ENDPOINT).all_jars)
+    return list(builder.from_endpoint(endpoint).all_jars)
 
 
 class _Reporter:
@@ -232,7 +235,7 @@ def _sha256(path: Path) -> str:
 def render_lock() -> str:
     """The lock file for the versions above, from a fresh download."""
     with tempfile.TemporaryDirectory() as folder:
-        jars = sorted(_resolve(Path(folder), None), key=lambda path: path.name)
+        jars = sorted(resolve(ENDPOINT, Path(folder)), key=lambda path: path.name)
         lines = [f'"{path.name}" = {{ bytes = {path.stat().st_size}, sha256 = "{_sha256(path)}" }}' for path in jars]
     head = "# Every jar that Kafka needs to run. Made by: python -m infra.jars lock"
     return "\n".join([head, f'endpoint = "{ENDPOINT}"', "", "[jars]", *lines, ""])

@@ -80,7 +80,7 @@ class Settings:
     worker_data_dir: str = _setting("", "Folder for the worker's local state (RocksDB); empty: LOYALTY_HOME/worker. If lost, it is filled from Kafka.")
     worker_state_memory_mib: int = _setting(64, "Memory for the local state's block cache and write buffers, all partitions together.")
     worker_record_bytes_max: int = _setting(900_000, "Largest record a worker writes; below max.message.bytes of every topic.")
-    worker_batch_records_max: int = _setting(500, "Most records in one unit of work (one Kafka transaction).")
+    worker_batch_records_max: int = _setting(1_000, "Most records in one unit of work (one Kafka transaction).")
     worker_session_timeout_s: int = _setting(10, "How long the group waits for a silent worker before it moves its partitions.")
     transaction_timeout_s: int = _setting(15, "How long the broker waits for an open transaction before it aborts it.")
 

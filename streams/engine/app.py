@@ -38,7 +38,7 @@ class EngineConfig:
     """Faust's broker credentials, for the consumer; None: plain text."""
     instance_id: str | None = None
     """Name of this worker that outlives it: restarted under the same name, it has its partitions back without a session time-out."""
-    batch_records_max: int = 500
+    batch_records_max: int = 1_000
     session_timeout_s: float = 10
     transaction_timeout_s: float = 15
     record_bytes_max: int = 900_000

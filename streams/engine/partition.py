@@ -308,9 +308,9 @@ class PartitionProducer:
             last = len(changed)
             for number, (key, value) in enumerate(changed.items(), 1):
                 # Records of one partition are appended in order: the last one's report tells where the changelog ends.
-                self._produce(producer, Outgoing(topic, key, value), deadline, delivered if number == last else None)
-        for out in outgoing:
-            self._produce(producer, out, deadline)
+                self._produce(producer, topic, key, value, deadline, on_delivery=delivered if number == last else None)
+        for topic, key, value, headers in outgoing:
+            self._produce(producer, topic, key, value, deadline, headers)
         self._flush(producer, deadline)
         metadata = orjson.dumps(self._changelog_ends | next_offsets).decode()
         offsets = [KafkaTopicPartition(topic, partition, offset, metadata) for (topic, partition), offset in ends.items()]
@@ -319,11 +319,16 @@ class PartitionProducer:
         self._changelog_ends |= next_offsets
         return next_offsets
 
-    def _produce(self, producer: Producer, out: Outgoing, deadline: float, on_delivery: Any = None) -> None:
-        headers = list(out.headers.items()) if out.headers else None
+    def _produce(
+        self, producer: Producer, topic: str, key: bytes | None, value: bytes | None, deadline: float,
+        headers: Mapping[str, bytes] | None = None, on_delivery: Any = None,
+    ) -> None:  # fmt: skip
         while True:
             try:
-                producer.produce(out.topic, out.value, out.key, self._partition, on_delivery, headers=headers)
+                if headers or on_delivery:
+                    producer.produce(topic, value, key, self._partition, on_delivery, headers=list(headers.items()) if headers else None)
+                else:
+                    producer.produce(topic, value, key, self._partition)  # Arguments by name, or more of them, cost as much again.
                 return
             except BufferError:  # The queue holds bytes of slow brokers: let it drain, within the transaction's time.
                 producer.poll(0.05)

@@ -1,8 +1,8 @@
 """What goes into a unit of work and what comes out of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 TopicPartition = tuple[str, int]
 
@@ -27,14 +27,13 @@ class Input:
         return next((value.decode("utf-8", "replace") for key, value in self.headers if key == name and value is not None), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One record to produce. `partition` None means: the partition of the unit."""
+class Outgoing(NamedTuple):
+    """One record to produce, into the partition of its unit. A tuple, because a unit makes thousands."""
 
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Mapping[str, bytes] = field(default_factory=dict)
+    headers: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ Handler = Callable[[Input, "Unit"], None]
 # A handler may turn one record into very many. Beyond this many outbound records a unit is cut, so that its transaction stays short.
 OUTGOING_MAX = 10_000
 # How often a handler may try one record. The second time tells a bug from a hiccup (memory, a lazy import); more would only take time.
-HANDLER_ATTEMPTS = 2
+ATTEMPTS_LEFT = (1, 0)
 RECORD_OVERHEAD_BYTES = 100  # What a batch of one record adds to its key, value and headers.
 CACHED_ROWS_MAX = 8_192  # Decoded rows of one partition.
 _ABSENT = object()
@@ -86,10 +86,11 @@ class Unit:
     the record becomes poison. So does one whose rows or records cannot be encoded or are too large.
     """
 
-    __slots__ = ("_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_committed", "_savepoint", "_staged")
+    __slots__ = ("_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_committed", "_record_bytes_max", "_savepoint", "_staged")
 
     def __init__(self, app: "App", partition: int, epoch: int, inputs: list[Input], starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> None:
         self._app = app
+        self._record_bytes_max = app.config.record_bytes_max
         self.partition = partition
         self.epoch = epoch
         self.inputs = inputs
@@ -107,8 +108,11 @@ class Unit:
         await self._app.partitions.process(self, handle)
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, bytes] | None = None) -> None:
-        """Produce a record to this unit's partition of `topic`, in the unit's transaction."""
-        self.outgoing.append(Outgoing(topic, key, value, headers or {}))
+        """Produce a record to this unit's partition of `topic`, in the unit's transaction. Raises OutputTooLarge: let it pass."""
+        out = Outgoing(topic, key, value, headers)
+        if (size := _size(out)) > self._record_bytes_max:
+            raise OutputTooLarge(f"a record for {topic} has {size} bytes, more than record_bytes_max={self._record_bytes_max}")
+        self.outgoing.append(out)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -155,50 +159,47 @@ class Unit:
         then ends before it. Raises StateFailed.
         """
         self._committed = committed
-        for position, one in enumerate(self.inputs):
-            if len(self.outgoing) >= OUTGOING_MAX:
-                return self._cut(position)
-            if one.failure is not None:
-                self._poison(Poison(one, "DECODE", *one.failure))
-                continue
-            for attempts_left in reversed(range(HANDLER_ATTEMPTS)):
-                self._savepoint = []
-                mark = len(self.outgoing)
-                try:
-                    handle(one, self)
-                    self._check(mark, careful)
-                    break
-                except StateFailed:  # The disk's fault, not the record's.
-                    raise
-                except Exception as error:  # A bug, not a refusal: refusals are values.
-                    self._undo(mark)
-                    if not attempts_left:
-                        self._poison_for(one, error)
-                finally:
-                    self._savepoint = None
-        return None
+        outgoing = self.outgoing
+        try:
+            for position, one in enumerate(self.inputs):
+                mark = len(outgoing)
+                if mark >= OUTGOING_MAX:
+                    return self._cut(position)
+                if one.failure is not None:
+                    self._poison(Poison(one, "DECODE", *one.failure))
+                    continue
+                for attempts_left in ATTEMPTS_LEFT:
+                    self._savepoint = []
+                    try:
+                        handle(one, self)
+                        if careful:
+                            self._encode_written()
+                        break
+                    except StateFailed:  # The disk's fault, not the record's.
+                        raise
+                    except Exception as error:  # A bug, not a refusal: refusals are values.
+                        self._undo(mark)
+                        if not attempts_left:
+                            self._poison_for(one, error)
+            return None
+        finally:
+            self._savepoint = None
 
     def start_anew(self) -> None:
         """Forget what the handler wrote."""
         self._staged.clear()
         self.outgoing.clear()
 
-    def _check(self, mark: int, careful: bool) -> None:
-        limit = self._app.config.record_bytes_max
-        for out in self.outgoing[mark:]:
-            if (size := _size(out)) > limit:
-                raise OutputTooLarge(f"a record for {out.topic} has {size} bytes, more than record_bytes_max={limit}")
-        if careful:
-            for staged, key, _ in self._savepoint or ():
-                self._encode(key, staged[key])
+    def _encode_written(self) -> None:
+        for staged, key, _ in self._savepoint or ():
+            self._encode(key, staged[key])
 
     def _encode(self, key: bytes, value: Any) -> bytes | None:
         if value is None:
             return None
         row = self._app.codec.encode(value)
-        limit = self._app.config.record_bytes_max
-        if len(row) + len(key) + RECORD_OVERHEAD_BYTES > limit:
-            raise OutputTooLarge(f"a row has {len(row)} bytes, more than record_bytes_max={limit}")
+        if len(row) + len(key) + RECORD_OVERHEAD_BYTES > self._record_bytes_max:
+            raise OutputTooLarge(f"a row has {len(row)} bytes, more than record_bytes_max={self._record_bytes_max}")
         return row
 
     def _poison_for(self, one: Input, error: Exception) -> None:
@@ -244,7 +245,7 @@ class Unit:
 
     def _poison(self, poison: Poison) -> None:
         letter = self._app.on_poison(poison)
-        if (size := _size(letter)) > self._app.config.record_bytes_max:
+        if (size := _size(letter)) > self._record_bytes_max:
             one = poison.input
             where = f"{one.topic}[{one.partition}] offset {one.offset}"
             bare = replace(one, value=None, key=None, headers=())

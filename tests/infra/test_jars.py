@@ -21,7 +21,7 @@ class Registry:
         self.asked = 0
         self.error: Exception | None = None
 
-    def resolve(self, into: Path, on_progress: jars.OnProgress | None) -> list[Path]:
+    def resolve(self, endpoint: str, into: Path, on_progress: jars.OnProgress | None = None) -> list[Path]:
         self.asked += 1
         folder = into / "environment" / "jars"
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     lock.write_text("\n".join([f'endpoint = "{jars.ENDPOINT}"', "[jars]", *lines]))
     made = Registry()
     monkeypatch.setattr(jars, "LOCK_FILE", lock)
-    monkeypatch.setattr(jars, "_resolve", made.resolve)
+    monkeypatch.setattr(jars, "resolve", made.resolve)
     jars.locked_jars.cache_clear()
     yield made
     jars.locked_jars.cache_clear()
@@ -113,11 +113,11 @@ def test_without_network_the_error_says_what_to_do(registry: Registry, tmp_path:
 def test_a_download_that_breaks_off_once_is_tried_again(registry: Registry, tmp_path: Path) -> None:
     resolve = registry.resolve
 
-    def failing_once(into: Path, on_progress: jars.OnProgress | None) -> list[Path]:
+    def failing_once(endpoint: str, into: Path, on_progress: jars.OnProgress | None) -> list[Path]:
         registry.error = ConnectionError("reset") if registry.asked == 0 else None
-        return resolve(into, on_progress)
+        return resolve(endpoint, into, on_progress)
 
-    jars._resolve = failing_once  # The fixture puts the real one back.
+    jars.resolve = failing_once  # The fixture puts the real one back.
     assert len(jars.class_path(tmp_path / "cache")) == 2
     assert registry.asked == 2
 

@@ -1,0 +1,174 @@
+"""A broker of the benchmark's own, topics for each round, inputs, the processes under test, and the clock: the broker's append times."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from infra.kafka_server import KafkaServer
+from tests.bench import work
+from tests.engine import log
+
+ROOT = Path(__file__).parents[2]
+WARM_UP_PERCENT = 10  # Of the outputs: start-up, first rebalance, first fetches and compilers.
+STALL_S = 60  # Without an output for this long, a subject is taken to have stopped.
+
+
+class Stalled(Exception):
+    """A subject did not come to the end of its inputs."""
+
+
+@dataclass(slots=True)
+class Subject:
+    """A running process under test."""
+
+    process: subprocess.Popen[str]
+    errors: IO[str]
+    cpu_s: float = 0.0
+    rss_mib: int = 0
+
+    def sample(self) -> None:
+        """CPU time so far and largest resident memory, of the process and its children."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            family = [parent, *parent.children(recursive=True)]
+            times = [process.cpu_times() for process in family]
+            self.cpu_s = sum(t.user + t.system for t in times)
+            self.rss_mib = max(self.rss_mib, sum(process.memory_info().rss for process in family) >> 20)
+        except psutil.Error:
+            pass  # It has ended.
+
+    def said(self) -> dict[str, float]:
+        """The next JSON line that it prints."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise Stalled(self.tail() or "ended without a word")
+        value: dict[str, float] = json.loads(line)
+        return value
+
+    def tail(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read()[-2000:]
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(20)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.errors.close()
+
+
+@dataclass(slots=True)
+class Rig:
+    """Where everything runs."""
+
+    bootstrap: str
+    folder: Path
+    prefixes: list[str] = field(default_factory=list)
+
+    def topics(self, *, changelog: bool = True) -> str:
+        """Fresh topics; their prefix. The outputs carry the time at which the broker appended them."""
+        prefix = f"bench-{secrets.token_hex(3)}"
+        names = [f"{prefix}.in", f"{prefix}.dead", *([f"{prefix}.app-balances-changelog"] if changelog else [])]
+        log.create(self.bootstrap, names, work.PARTITIONS)
+        log.create(self.bootstrap, [f"{prefix}.out"], work.PARTITIONS, **{"message.timestamp.type": "LogAppendTime"})
+        self.prefixes.append(prefix)
+        return prefix
+
+    def drop(self, prefix: str) -> None:
+        """Delete what a round made: the broker's disk is bounded."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        names = [name for name in admin.list_topics(timeout=30).topics if name.startswith(prefix) or f"{prefix}." in name]
+        for future in admin.delete_topics(names).values():
+            future.result()
+
+    def feed(self, prefix: str, movements: Iterable[work.Row]) -> int:
+        """Append inputs; how many."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 20, "batch.num.messages": 10_000,
+                             "queue.buffering.max.messages": 2_000_000})  # fmt: skip
+        count = 0
+        for movement in movements:
+            producer.produce(f"{prefix}.in", work.encode(work.MOVEMENT, movement), movement["member_id"].encode())
+            count += 1
+            if count % 10_000 == 0:
+                producer.poll(0)
+        assert producer.flush(120) == 0
+        return count
+
+    @contextmanager
+    def run(self, *commands: list[str], environment: dict[str, str] | None = None) -> Iterator[list[Subject]]:
+        """Processes under test, ended at the end whatever happens."""
+        subjects: list[Subject] = []
+        env = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
+        try:
+            for command in commands:
+                errors = tempfile.TemporaryFile("w+")
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=self.folder)
+                subjects.append(Subject(process, errors))
+            yield subjects
+        finally:
+            for subject in subjects:
+                subject.end()
+
+    def append_times(self, prefix: str, count: int, subjects: list[Subject], *, skip: int = 0) -> list[int]:
+        """Append times of the outputs in ms, sorted, once there are `skip` + `count`; of the last `count`. Raises Stalled."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": f"{prefix}.observer", "isolation.level": "read_committed",
+                             "enable.auto.commit": False, "auto.offset.reset": "earliest"})  # fmt: skip
+        times: list[int] = []
+        try:
+            consumer.assign([TopicPartition(f"{prefix}.out", partition, 0) for partition in range(work.PARTITIONS)])
+            last_s = time.monotonic()
+            while len(times) < skip + count:
+                messages = [message for message in consumer.consume(20_000, 0.5) if message.error() is None]
+                if messages:
+                    last_s = time.monotonic()
+                    times += [message.timestamp()[1] for message in messages]
+                for subject in subjects:
+                    subject.sample()
+                ended = [subject for subject in subjects if subject.process.poll() is not None]
+                if ended or time.monotonic() - last_s > STALL_S:
+                    tail = " / ".join(subject.tail() for subject in ended)
+                    raise Stalled(f"{len(times):,} of {skip + count:,} outputs. {tail}".strip())
+        finally:
+            consumer.close()
+        return sorted(times)[skip:]
+
+
+def rate(times_ms: list[int]) -> float:
+    """Records a second, without the warm-up."""
+    first = len(times_ms) * WARM_UP_PERCENT // 100
+    return (len(times_ms) - first) / max(0.001, (times_ms[-1] - times_ms[first]) / 1000)
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"tests.bench.subjects.{module}", *arguments]
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    with tempfile.TemporaryDirectory(prefix="loyalty-bench-", ignore_cleanup_errors=True) as folder:
+        kafka = KafkaServer(Path(folder))
+        kafka.start()
+        try:
+            yield Rig(kafka.bootstrap_servers, Path(folder))
+        finally:
+            kafka.stop()
