@@ -132,6 +132,7 @@ class PartitionProducer:
                 "batch.num.messages": 10_000,
                 # The broker is still writing the last transaction's markers when the next one begins, and says "try again".
                 "retry.backoff.ms": RETRY_BACKOFF_MS,
+                "retry.backoff.max.ms": 20,
                 "connections.max.idle.ms": IDLE_MS,
             }
         )
