@@ -25,8 +25,11 @@ test: $(VENV)/ready          ## all tests, on real parts
 test-registry: $(VENV)/ready ## the codec against a real schema registry; downloads 142 MB once
 	$(BIN)/python -m pytest -m registry tests/schemas
 
-chaos: $(VENV)/ready         ## the engine while its broker is killed; takes minutes
-	$(BIN)/python -m pytest -m chaos tests/engine
+# SEED, EVENTS, KILLS and WORKERS override; ARGS="--broker-storm 100 --workers 2" hunts faults of a dying broker alone.
+CHAOS_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(EVENTS),--events $(EVENTS)) $(if $(KILLS),--kills $(KILLS)) $(if $(WORKERS),--workers $(WORKERS))
+
+chaos: $(VENV)/ready         ## a storm of kill -9, pauses and restarts over the real pipeline, then everything is recounted; some ten minutes
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS) $(ARGS)
 
 bench: $(VENV)/ready         ## the engine beside its peers and beside bare loops; takes half an hour and wants a quiet machine
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -1,0 +1,122 @@
+"""Reads topics and local states for the verification: own consumer, fastavro, rocksdict, and nothing of the pipeline."""
+
+import io
+import json
+import struct
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fastavro
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from rocksdict import AccessType, Options, Rdict
+
+from tests.chaos.ledger import Line
+from tests.e2e.oracle import AVRO
+
+HEADER_BYTES = 5  # Magic byte and schema id.
+SILENCE_S = 60
+OFFSET = struct.Struct(">q")
+
+
+@cache
+def schema(record: str) -> Any:
+    """Times stay numbers: making dates of them would take longer than all the rest."""
+    return fastavro.parse_schema(_plain(json.loads((AVRO / f"{record}.avsc").read_text())))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_plain(inner) for inner in node]
+    if isinstance(node, dict):
+        return {name: _plain(inner) for name, inner in node.items() if name not in ("logicalType", "doc")}
+    return node
+
+
+def decode(data: bytes, record: str) -> Any:
+    body = io.BytesIO(data)
+    body.seek(HEADER_BYTES)
+    return fastavro.schemaless_reader(body, schema(record), None)
+
+
+def raw(bootstrap: str, topic: str, partition: int) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """Offset, key and value of all committed records of a partition, in order. Raises KafkaException, also when the broker falls silent."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
+                         "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error"})  # fmt: skip
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0)])
+        deadline_s = time.monotonic() + SILENCE_S
+        while True:
+            messages = consumer.consume(5_000, timeout=0.1)
+            if messages:
+                deadline_s = time.monotonic() + SILENCE_S
+            elif time.monotonic() > deadline_s:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{topic}[{partition}]: nothing for {SILENCE_S} s"))
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    yield message.offset() or 0, message.key() or b"", message.value()
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return
+                else:
+                    raise KafkaException(error)
+    finally:
+        consumer.close()
+
+
+def lines(bootstrap: str, topic: str, partition: int, record: str) -> Iterator[Line]:
+    """The same, decoded."""
+    for offset, key, value in raw(bootstrap, topic, partition):
+        yield Line(offset, key.decode(errors="backslashreplace"), None if value is None else decode(value, record))
+
+
+def table(bootstrap: str, changelog: str, partition: int) -> dict[bytes, bytes]:
+    """A table rebuilt from its changelog, from empty: the last row of each key."""
+    rows: dict[bytes, bytes] = {}
+    for _, key, value in raw(bootstrap, changelog, partition):
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+    return rows
+
+
+class LocalState:
+    """A partition's state as a worker left it (key layout: streams/engine/state.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._db: Any = Rdict(str(folder), Options(raw_mode=True), access_type=AccessType.read_only())
+
+    def offsets(self) -> int:
+        """Sum of the changelog offsets that it stands for: of two copies the higher one is the fresher one."""
+        return sum(OFFSET.unpack(value)[0] for key, value in self._db.items(from_key=b"o") if key.startswith(b"o"))
+
+    def rows(self, table: str) -> dict[bytes, bytes]:
+        prefix = b"r" + table.encode() + b"\0"
+        found: dict[bytes, bytes] = {}
+        for key, value in self._db.items(from_key=prefix):
+            if not key.startswith(prefix):
+                break
+            found[bytes(key[len(prefix):])] = bytes(value)
+        return found
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def freshest(folders: list[Path], partition: int) -> LocalState | None:
+    """The freshest of the copies that the workers have of a partition; None when none has one."""
+    best: LocalState | None = None
+    for folder in folders:
+        for path in folder.glob(f"partition-{partition}.v*"):
+            state = LocalState(path)
+            if best is None or state.offsets() > best.offsets():
+                if best is not None:
+                    best.close()
+                best = state
+            else:
+                state.close()
+    return best
