@@ -20,7 +20,7 @@ from streams.engine import metrics
 from streams.engine.partition import Aborted, Changelog, Fenced, Opened, PartitionProducer
 from streams.engine.reader import SourceReader, Unreadable
 from streams.engine.records import TopicPartition
-from streams.engine.state import PartitionState, StateFailed, StateFolder
+from streams.engine.state import NO_SPACE, PartitionState, StateFailed, StateFolder
 from streams.engine.unit import Handler, Rows, RowsRefused, Unit
 
 if TYPE_CHECKING:
@@ -465,7 +465,7 @@ class Partitions:
         owned = self._owned.pop(partition, None)
         if owned is not None:
             self._forget(partition, owned)
-        if reason == "STATE_FAILED" and "No space left" not in detail:
+        if reason == "STATE_FAILED" and NO_SPACE not in detail:
             self._suspect.add(partition)
         self._retry_later(partition, reason, detail)
 

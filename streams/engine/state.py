@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 OFFSET = struct.Struct(">q")
 ROW, OFFSETS, TOPIC_ID, AS_OF = b"r", b"o", b"i", b"a"  # First byte of a key: what it holds.
 MEMTABLE_BYTES = 16 << 20
+NO_SPACE = "No space left"  # RocksDB's words, or rather the system's.
 FORMAT = "1"  # Part of the folder's name: another format is another folder, filled from the changelog.
 
 
@@ -90,7 +91,7 @@ class StateFolder:
             reason = f"{age_s:.0f} s old; the changelog keeps deletions for {self.stale_after_s:.0f} s"
         except StateFailed as error:
             reason = str(error)
-            if "/LOCK:" in reason:  # Whoever holds it still writes it.
+            if "/LOCK:" in reason or NO_SPACE in reason:  # Whoever holds it still writes it; and a full disk harms no state that is on it.
                 raise
         log.warning("engine.state_dropped", extra={"partition": partition, "reason": reason})
         return self.open_empty(partition)

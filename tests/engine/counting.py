@@ -1,11 +1,13 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
-`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote.
+`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote;
+"row_bytes" makes its row so much larger.
 Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
 """
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 import traceback
@@ -53,7 +55,7 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[Ap
 
     def handle(one: Input, unit: Unit) -> None:
         number = counts.get(one.key, {"n": 0})["n"] + 1
-        counts[one.key] = {"n": number}
+        counts[one.key] = {"n": number, "pad": "x" * one.record.get("row_bytes", 0)}
         unit.send(names["out"], one.key, json.dumps({"i": one.record["i"], "n": number}).encode())
         if one.record.get("bug"):
             raise RuntimeError("the handler fails on this record")
@@ -70,6 +72,7 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[Ap
 
 
 async def main(bootstrap: str, prefix: str, instance: str, data_dir: str) -> None:
+    logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app, handled = build(bootstrap, prefix, instance, data_dir)

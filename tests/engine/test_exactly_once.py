@@ -45,8 +45,8 @@ def prefix(bootstrap: str) -> Iterator[str]:
 class Worker:
     """The counting app as a process."""
 
-    def __init__(self, bootstrap: str, prefix: str, instance: str, data_dir: Path) -> None:
-        command = [sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir)]
+    def __init__(self, bootstrap: str, prefix: str, instance: str, data_dir: Path, before: tuple[str, ...] = ()) -> None:
+        command = [*before, sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir)]
         self._errors = tempfile.TemporaryFile("w+")  # Not a pipe, which nobody would empty.
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
 
@@ -72,6 +72,10 @@ class Worker:
         self._errors.seek(0)
         return self._errors.read()
 
+    def said(self) -> str:
+        """What it has logged so far."""
+        return os.pread(self._errors.fileno(), 1 << 20, 0).decode()
+
     def pause(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)
 
@@ -85,9 +89,11 @@ class Worker:
 
 
 @contextmanager
-def running(bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None) -> Iterator[Worker]:
-    """A worker; without `data_dir` its state is the same test's, so that a restart is warm."""
-    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix)
+def running(
+    bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None, before: tuple[str, ...] = ()
+) -> Iterator[Worker]:
+    """A worker; without `data_dir` its state is the same test's, so that a restart is warm. `before` is the command that starts it."""
+    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix, before)
     try:
         yield worker
     finally:
@@ -232,6 +238,30 @@ def test_a_restart_is_warm_also_after_kill_9_and_a_lost_disk_is_filled_anew(boot
     assert differences(bootstrap, prefix) == NONE_WRONG
 
 
+def test_a_full_disk_holds_the_partitions_up_and_harms_nothing(bootstrap: str, prefix: str, tmp_path: Path) -> None:
+    # A file system of its own, which nobody else sees and which goes with the process. Needs no root where user namespaces are allowed.
+    mount = ("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=192m none "$0" && exec "$@"', str(tmp_path))
+    if shutil.which("unshare") is None or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody but root mount a small file system (user namespaces); tests/engine/test_partitions.py has the rest")
+    with running(bootstrap, prefix, data_dir=tmp_path / "state", before=mount) as worker:
+        log.produce(bootstrap, inputs(prefix, 0, 2000))
+        wait_until(lambda: processed(bootstrap, prefix) >= 2000, timeout_s=60)
+        ballast = Path(f"/proc/{worker.process.pid}/root{tmp_path}/ballast")
+        with pytest.raises(OSError, match="No space left"), ballast.open("wb") as file:
+            while True:
+                file.write(b"x" * 4096)
+                file.flush()
+        large = [(topic, key, json.dumps(json.loads(value) | {"row_bytes": 200_000}).encode()) for topic, key, value in inputs(prefix, 2000, 2400)]
+        log.produce(bootstrap, large)  # 80 MB: more than what RocksDB's logs have reserved.
+        wait_until(lambda: "engine.partition_reset" in worker.said(), timeout_s=60)
+        assert worker.process.poll() is None
+        ballast.unlink()
+        log.produce(bootstrap, inputs(prefix, 2400, 4000))
+        wait_until(lambda: processed(bootstrap, prefix) >= 4000, timeout_s=90)
+        worker.stop()
+    assert differences(bootstrap, prefix) == NONE_WRONG
+
+
 def test_a_topic_with_other_partitions_stops_the_worker(bootstrap: str) -> None:
     prefix = f"engine-{secrets.token_hex(4)}"
     names = topic_names(prefix)
@@ -320,4 +350,4 @@ def test_a_deleted_row_stays_deleted_after_a_restart(bootstrap: str, prefix: str
         wait_until(lambda: processed(bootstrap, prefix) >= 2, timeout_s=60)
         worker.stop()
     assert [json.loads(row.value or b"")["n"] for row in log.read(bootstrap, names["out"])] == [1, 1]
-    assert [row.value for row in log.read(bootstrap, names["changelog"])] == [None, b'{"n": 1}']
+    assert [row.value for row in log.read(bootstrap, names["changelog"])] == [None, b'{"n": 1, "pad": ""}']
