@@ -81,6 +81,9 @@ class Settings:
     worker_state_memory_mib: int = _setting(64, "Memory for the local state's block cache and write buffers, all partitions together.")
     worker_record_bytes_max: int = _setting(900_000, "Largest record a worker writes; below max.message.bytes of every topic.")
     worker_batch_records_max: int = _setting(1_000, "Most records in one unit of work (one Kafka transaction).")
+    worker_standby_copies: int = _setting(
+        0, "Other workers that keep a copy of each partition's state, so that one that takes over goes on at once. Each costs a state's disk."
+    )
     worker_session_timeout_s: int = _setting(10, "How long the group waits for a silent worker before it moves its partitions.")
     transaction_timeout_s: int = _setting(15, "How long the broker waits for an open transaction before it aborts it.")
 
@@ -174,6 +177,8 @@ def _problems(settings: Settings) -> list[str]:
     for name in (*counts, "worker_session_timeout_s", "transaction_timeout_s"):
         if getattr(settings, name) < 1:
             out.append(f"{PREFIX}{name.upper()} must be 1 or more, not {getattr(settings, name)}.")
+    if settings.worker_standby_copies < 0:
+        out.append(f"{PREFIX}WORKER_STANDBY_COPIES must be 0 or more, not {settings.worker_standby_copies}.")
     if settings.worker_record_bytes_max < 10_000:
         out.append(f"{PREFIX}WORKER_RECORD_BYTES_MAX must be 10000 or more, not {settings.worker_record_bytes_max}.")
     for name in ("ingress_port", "http_port"):

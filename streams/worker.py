@@ -36,6 +36,7 @@ def build(settings: Settings, configuration: Configuration) -> App:
         batch_records_max=settings.worker_batch_records_max,
         record_bytes_max=settings.worker_record_bytes_max,
         state_memory_mib=settings.worker_state_memory_mib,
+        standby_copies=settings.worker_standby_copies,
         deletions_kept_s=DELETIONS_KEPT_S,
         session_timeout_s=settings.worker_session_timeout_s,
         transaction_timeout_s=settings.transaction_timeout_s,

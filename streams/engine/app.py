@@ -45,6 +45,9 @@ class EngineConfig:
     """Largest row or record that a handler may write; below every topic's max.message.bytes (1,048,588 by default)."""
     state_memory_mib: int = 64
     """Block cache and write buffers of all partitions' states together."""
+    standby_copies: int = 0
+    """On how many other workers each partition's state is kept up to date, for a take-over that reads little. Each costs the disk of a
+    state, and reading every changelog once more."""
     deletions_kept_s: float = 24 * 3600
     """How long the changelogs keep tombstones (delete.retention.ms): an older local state is not trusted."""
     fenced_wait_s: float = 6
@@ -74,7 +77,7 @@ class App(faust.App):  # type: ignore[misc]
             topic_partitions=config.partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,
-            table_standby_replicas=0,
+            table_standby_replicas=config.standby_copies,
             web_enabled=False,
             stream_wait_empty=False,
             stream_buffer_maxsize=UNITS_BUFFERED_MAX,

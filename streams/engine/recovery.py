@@ -21,6 +21,7 @@ from streams.engine.partition import Aborted, Changelog, Fenced, Opened, Partiti
 from streams.engine.reader import SourceReader, Unreadable
 from streams.engine.records import TopicPartition
 from streams.engine.state import NO_SPACE, PartitionState, StateFailed, StateFolder
+from streams.engine.standby import Standbys
 from streams.engine.unit import Handler, Rows, RowsRefused, Unit
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Partitions:
             memory_bytes=app.config.state_memory_mib << 20,
             stale_after_s=app.config.deletions_kept_s,
         )
+        self.standbys = Standbys(app.config.client, app.config.app_id, self._folder, self._check_topics)
 
     # Reading
 
@@ -335,6 +337,7 @@ class Partitions:
     async def release_all(self) -> None:
         """Finish and let go of everything."""
         await self.settle()
+        await self.standbys.stop()
         await self.assign(set())
         if self._closing:
             await asyncio.wait(self._closing.values())
@@ -362,6 +365,7 @@ class Partitions:
         loop = asyncio.get_running_loop()
         if partition in self._closing:  # Its files are still ours to write.
             await asyncio.wait([self._closing[partition]])
+        await self.standbys.let_go(partition)
         try:
             return producer, await loop.run_in_executor(self._threads, self._open, producer, partition)
         except Unreadable:
@@ -521,8 +525,11 @@ class Recovery(Service):  # type: ignore[misc]
             assert self._wanted is not None
             assigned, generation_id = self._wanted
             partitions = {tp.partition for tp in assigned if tp.topic in self.app.source_types}
+            # Faust's assignor spreads the copies, and gives a partition to a worker that has a copy of it rather than to another.
+            standbys = {tp.partition for tp in self.app.assignor.assigned_standbys()} - partitions
             try:
                 await self.app.partitions.assign(partitions)
+                self.app.partitions.standbys.follow(standbys)
                 if generation_id == self.app.consumer_generation_id and not self._signal.is_set():
                     await self._resume(assigned)
             except Unreadable as error:

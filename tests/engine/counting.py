@@ -1,7 +1,7 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
-`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR`. A value is JSON {"i": n}; "bug": true makes the handler fail after it wrote;
-"row_bytes" makes its row so much larger.
+`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR [STANDBY_COPIES]`. A value is JSON {"i": n};
+"bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger.
 Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
 """
 
@@ -34,7 +34,7 @@ def topic_names(prefix: str) -> dict[str, str]:
     return names | {"changelog": f"{prefix}.app-counts-changelog"}
 
 
-def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[App, list[int]]:
+def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_copies: str = "0") -> tuple[App, list[int]]:
     names = topic_names(prefix)
     handled: list[int] = []
 
@@ -49,6 +49,7 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[Ap
         instance_id=instance,
         batch_records_max=500,
         session_timeout_s=6,
+        standby_copies=int(standby_copies),
     )
     app = App(config, JsonCodec(), dead_letter)
     counts = app.Table("counts", key_type=bytes, value_type=dict, partitions=PARTITIONS)
@@ -71,11 +72,11 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str) -> tuple[Ap
     return app, handled
 
 
-async def main(bootstrap: str, prefix: str, instance: str, data_dir: str) -> None:
+async def main(*arguments: str) -> None:
     logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    app, handled = build(bootstrap, prefix, instance, data_dir)
+    app, handled = build(*arguments)
     await app.start()
     crashed = asyncio.create_task(app.wait_until_stopped())
     await asyncio.wait([crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -88,4 +89,4 @@ async def main(bootstrap: str, prefix: str, instance: str, data_dir: str) -> Non
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5]))
+    asyncio.run(main(*sys.argv[1:]))

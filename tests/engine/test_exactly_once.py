@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from rocksdict import AccessType, Options, Rdict
 
 from tests.engine import log
 from tests.engine.counting import PARTITIONS, topic_names
@@ -45,8 +46,8 @@ def prefix(bootstrap: str) -> Iterator[str]:
 class Worker:
     """The counting app as a process."""
 
-    def __init__(self, bootstrap: str, prefix: str, instance: str, data_dir: Path, before: tuple[str, ...] = ()) -> None:
-        command = [*before, sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir)]
+    def __init__(self, bootstrap: str, prefix: str, instance: str, data_dir: Path, before: tuple[str, ...] = (), standby_copies: int = 0) -> None:
+        command = [*before, sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir), str(standby_copies)]
         self._errors = tempfile.TemporaryFile("w+")  # Not a pipe, which nobody would empty.
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
 
@@ -90,10 +91,10 @@ class Worker:
 
 @contextmanager
 def running(
-    bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None, before: tuple[str, ...] = ()
+    bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None, before: tuple[str, ...] = (), standby_copies: int = 0
 ) -> Iterator[Worker]:
     """A worker; without `data_dir` its state is the same test's, so that a restart is warm. `before` is the command that starts it."""
-    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix, before)
+    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix, before, standby_copies)
     try:
         yield worker
     finally:
@@ -235,6 +236,41 @@ def test_a_restart_is_warm_also_after_kill_9_and_a_lost_disk_is_filled_anew(boot
             worker.stop()
             # Killed between a commit and its write, a partition misses one unit at most.
             assert worker.recovered < KEYS * 2 if is_warm else worker.recovered >= rows
+    assert differences(bootstrap, prefix) == NONE_WRONG
+
+
+def copied(prefix: str, instance: str) -> dict[int, int]:
+    """Partition -> changelog offset to go on from, as the state on a worker's disk says, owned or a copy. Read beside its owner."""
+    found: dict[int, int] = {}
+    for path in (Path(tempfile.gettempdir()) / prefix).glob(f"{prefix}.app/{instance}-0/partition-*"):
+        try:
+            database = Rdict(str(path), Options(raw_mode=True), access_type=AccessType.read_only())
+        except Exception:  # It is being made.
+            continue
+        stored = database.get(b"ocounts")
+        database.close()
+        found[int(path.name.removeprefix("partition-").partition(".")[0])] = int.from_bytes(stored or b"", "big")
+    return found
+
+
+@pytest.mark.parametrize("standby_copies", [1, 0])
+def test_a_worker_with_copies_takes_over_without_reading_the_changelog(bootstrap: str, prefix: str, standby_copies: int) -> None:
+    with running(bootstrap, prefix, "one", standby_copies=standby_copies) as one, running(bootstrap, prefix, "two", standby_copies=standby_copies) as two:
+        wait_until(lambda: len(copied(prefix, "one")) + len(copied(prefix, "two")) >= PARTITIONS and bool(copied(prefix, "two")), timeout_s=60)
+        for start in range(0, 10_000, 2000):
+            log.produce(bootstrap, inputs(prefix, start, start + 2000))
+            wait_until(lambda start=start: processed(bootstrap, prefix) >= start + 2000, timeout_s=60)
+        rows = log.read(bootstrap, topic_names(prefix)["changelog"])
+        ends = {row.partition: row.offset + 1 for row in rows}
+        if standby_copies:
+            wait_until(lambda: copied(prefix, "one") == copied(prefix, "two") == ends, timeout_s=30)
+        else:
+            assert copied(prefix, "one") != ends and copied(prefix, "two") != ends, "without copies, only what a worker owns is up to date"
+        one.kill()
+        log.produce(bootstrap, inputs(prefix, 10_000, 12_000))
+        wait_until(lambda: processed(bootstrap, prefix) >= 12_000, timeout_s=60)
+        two.stop()
+        assert two.recovered == 0 if standby_copies else two.recovered > KEYS
     assert differences(bootstrap, prefix) == NONE_WRONG
 
 
