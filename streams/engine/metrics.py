@@ -9,7 +9,7 @@ UNIT_RECORDS = Histogram("loyalty_engine_unit_records", "Records in one unit of 
 COMMIT_SECONDS = Histogram("loyalty_engine_commit_seconds", "Time of one Kafka transaction, from its first record to its commit.", buckets=SECONDS)
 PARTITION_RESETS = Counter(
     "loyalty_engine_partition_resets",
-    "Times a partition was given up to be taken over again: FENCED, ABORTED, NOT_OPENED, STATE_FAILED, OUT_OF_STEP, UNIT_FAILED.",
+    "Times a partition was given up to be taken over again: FENCED, ABORTED, NOT_OPENED, READ_FAILED, STATE_FAILED, OUT_OF_STEP, UNIT_FAILED, REFUSED.",
     ["partition", "reason"],
 )
 RECOVERED_ROWS = Counter("loyalty_engine_recovered_rows", "Changelog rows read to fill a table's state.", ["table"])
