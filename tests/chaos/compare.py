@@ -17,7 +17,8 @@ class Seen:
     """How far a member's sequence was read."""
 
     last: int = 0
-    skipped: set[int] = field(default_factory=set)
+    skipped: dict[int, str] = field(default_factory=dict)
+    """Numbers that were not there in their turn -> where they should have been."""
 
 
 def sequence_kinds(what: str) -> tuple[str, ...]:
@@ -49,21 +50,20 @@ def check_sequence(
         if number == member.last + 1:
             member.last = number
         elif number in member.skipped:
-            member.skipped.discard(number)
+            del member.skipped[number]
             findings.add(out_of_order, key, place, f"number {number} before {member.last}", "after it")
         elif number <= member.last:
             findings.add(doubled, key, place, f"number {member.last + 1}", f"number {number} again: {content}")
             continue
         else:
-            findings.add(out_of_order, key, place, f"number {member.last + 1}", f"number {number}: a gap")
-            member.skipped.update(range(member.last + 1, number))
+            member.skipped |= dict.fromkeys(range(member.last + 1, number), f"before {place}")
             member.last = number
         if content != wanted[key][number - 1]:
             findings.add(differ, key, place, wanted[key][number - 1], content)
     for key, member in seen.items():
-        lost = len(wanted[key]) - member.last + len(member.skipped)
-        if lost:
-            findings.add(missing, key, topic, f"{len(wanted[key])} records", f"{len(wanted[key]) - lost}", lost)
+        lost = {**member.skipped, **dict.fromkeys(range(member.last + 1, len(wanted[key]) + 1), f"the end of {topic}")}
+        for number, place in lost.items():
+            findings.add(missing, key, place, f"number {number}: {wanted[key][number - 1]}", "nothing")
 
 
 def event_view(value: dict[str, Any]) -> tuple[int, Event]:

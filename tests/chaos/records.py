@@ -18,6 +18,7 @@ from tests.e2e.oracle import AVRO
 
 HEADER_BYTES = 5  # Magic byte and schema id.
 SILENCE_S = 60
+BATCH_RECORDS, BATCH_WAIT_S = 5_000, 0.05  # The last batch of a topic waits in vain.
 OFFSET = struct.Struct(">q")
 
 
@@ -41,15 +42,22 @@ def decode(data: bytes, record: str) -> Any:
     return fastavro.schemaless_reader(body, schema(record), None)
 
 
+@cache
+def _consumer(bootstrap: str) -> Consumer:
+    """One for all readings of this process: making and closing one takes longer than reading a short topic."""
+    return Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
+                     "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error"})  # fmt: skip
+
+
 def raw(bootstrap: str, topic: str, partition: int) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Offset, key and value of all committed records of a partition, in order. Raises KafkaException, also when the broker falls silent."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
-                         "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error"})  # fmt: skip
+    """Offset, key and value of all committed records of a partition, in order; one reading at a time. Raises KafkaException, also when
+    the broker falls silent."""
+    consumer = _consumer(bootstrap)
+    consumer.assign([TopicPartition(topic, partition, 0)])
+    deadline_s = time.monotonic() + SILENCE_S
     try:
-        consumer.assign([TopicPartition(topic, partition, 0)])
-        deadline_s = time.monotonic() + SILENCE_S
         while True:
-            messages = consumer.consume(5_000, timeout=0.1)
+            messages = consumer.consume(BATCH_RECORDS, timeout=BATCH_WAIT_S)
             if messages:
                 deadline_s = time.monotonic() + SILENCE_S
             elif time.monotonic() > deadline_s:
@@ -63,7 +71,7 @@ def raw(bootstrap: str, topic: str, partition: int) -> Iterator[tuple[int, bytes
                 else:
                     raise KafkaException(error)
     finally:
-        consumer.close()
+        consumer.unassign()
 
 
 def lines(bootstrap: str, topic: str, partition: int, record: str) -> Iterator[Line]:

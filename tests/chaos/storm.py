@@ -109,8 +109,8 @@ class Storm:
 
     def _bound(self) -> int:
         """So many inputs at most, or the stream would be over before the storm: up to the next disturbance, and enough for it to disturb."""
-        number = len(self.progress.hits)
-        return self._plan[number].at_answered + self._spacing if number < len(self._plan) else self.progress.inputs
+        number, inputs = len(self.progress.hits), self.progress.inputs
+        return min(self._plan[number].at_answered + self._spacing, inputs) if number < len(self._plan) else inputs
 
     def _wait(self, condition: Callable[[], bool], after: str, stall_s: float = STALL_S) -> None:
         """Return when the condition holds. Raises StormFailed when it does not, and nothing moves for `stall_s`."""
