@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 RECOVERY_ROWS_MAX = 5_000  # Rows asked for at once while loading a changelog.
 RECOVERY_POLL_S = 0.05  # A consumer waits this long for that many rows: the last poll of a load always does.
-RETRY_BACKOFF_MS = 10  # Librdkafka's 100 made one commit in ten take 100 ms at 250 records a second; the markers take 5.
+RETRY_BACKOFF_MS, RETRY_BACKOFF_MAX_MS = 10, 20  # Librdkafka's 100 made one commit in ten take 100 ms at 250 records a second; the markers take 5.
 # After a broker restart, send_offsets_to_transaction can wait for a coordinator that librdkafka has discarded, past any time-out, until
 # some connection changes its state (librdkafka issues 5456 and 5511). Closing an idle connection is such a change; a new one takes 5 ms.
 IDLE_MS = 5_000
@@ -132,7 +132,7 @@ class PartitionProducer:
                 "batch.num.messages": 10_000,
                 # The broker is still writing the last transaction's markers when the next one begins, and says "try again".
                 "retry.backoff.ms": RETRY_BACKOFF_MS,
-                "retry.backoff.max.ms": 20,
+                "retry.backoff.max.ms": RETRY_BACKOFF_MAX_MS,
                 "connections.max.idle.ms": IDLE_MS,
             }
         )
@@ -358,7 +358,8 @@ class PartitionProducer:
 
     def _verdict(self, error: KafkaException) -> Exception:
         kafka_error = error.args[0]
-        fenced = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+        # _FATAL is what later calls say of a producer that was fenced in the background. Opening anew at once would fence the new owner.
+        fenced = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
         if kafka_error.code() in fenced:
             return Fenced(str(kafka_error))
         if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:

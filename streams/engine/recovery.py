@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
-GATHER_MAX_S = 0.025
+GATHER_MAX_S = 0.025  # Adds to the latency of records that come while a transaction is under way, at most.
 READ_WAIT_S = 0.2  # A reader asks this long for records; whoever closes it may wait as long.
 UNDERWAY_MAX = 2  # Units between a reader and the queue of its partition. One that an agent lost shows when the next one does not follow.
 STUCK_FACTOR = 2  # A commit that takes this many transaction time-outs hangs: the broker has aborted its transaction long ago.
@@ -65,6 +65,14 @@ class Owned:
     """Records of the last unit that was read."""
     commit_s: float = 0.0
     """How long the last transaction took."""
+
+    def void(self) -> None:
+        """Forget what was read and is not being handled, and read no more. A reading that is cut off may be waiting for Faust, which
+        delivers nothing during a rebalance; what its thread still reads goes nowhere, and the reader is not touched before it is done."""
+        self.pending = None
+        if self.reading is not None:
+            self.reading.cancel()
+        self.room.set()
 
     def gather_s(self, records_max: int) -> float:
         """How long to let records gather before the next read. Each read costs Faust a message, and no record leaves sooner for it while
@@ -164,8 +172,9 @@ class Partitions:
                     owned.last_read = len(unit)
                     await self._deliver(unit)
         except Unreadable as error:
-            log.critical("engine.stopped", extra={"reason": str(error)})
-            await self._app.crash(error)
+            if self._owned.get(partition) is owned and owned.epoch == epoch:
+                log.critical("engine.stopped", extra={"reason": str(error)})
+                await self._app.crash(error)
         except Exception as error:
             log.warning("engine.read_failed", extra={"partition": partition}, exc_info=True)
             if self._owned.get(partition) is owned and owned.epoch == epoch:
@@ -303,7 +312,8 @@ class Partitions:
             extra={"partition": partition, "records": len(unit), "rows": sum(map(len, rows.values())), "outgoing": len(unit.outgoing),
                    "duration_ms": round(duration_s * 1000, 1)},
         )  # fmt: skip
-        self._failed.pop(partition, None)
+        if self._owned.get(partition) is owned:
+            self._failed.pop(partition, None)
 
     # Ownership
 
@@ -328,8 +338,7 @@ class Partitions:
         for owned in self._owned.values():
             owned.epoch = self._epoch
         for owned in self._owned.values():
-            owned.pending = None
-            owned.room.set()
+            owned.void()
         running = [owned.runner for owned in self._owned.values() if owned.runner is not None]
         if running:
             await asyncio.wait(running)
@@ -441,8 +450,7 @@ class Partitions:
         log.info("engine.partition_released", extra={"partition": partition})
 
     def _forget(self, partition: int, owned: Owned) -> None:
-        owned.pending = None
-        owned.room.set()
+        owned.void()
         users = [task for task in (owned.runner, owned.reading) if task is not None]
         self._close(partition, owned.producer, owned.reader, owned.rows.state, users)
 

@@ -259,3 +259,36 @@ async def test_a_call_that_never_comes_back_costs_the_partition_and_not_the_work
     await finish(partitions)
     assert (partitions.owned(), partitions.failed()) == (set(), {0: "ABORTED"})
     come_back.set()
+
+
+async def test_a_partition_that_fails_while_faust_delivers_nothing_can_be_taken_over_again(app: Any) -> None:
+    """During a rebalance a delivery waits, and the rebalance must not wait for the delivery."""
+    partitions, _ = opened(app, ScriptedReader())
+    stuck = asyncio.Event()
+
+    async def callback(message: Any) -> None:
+        stuck.set()
+        await asyncio.Event().wait()
+
+    app.consumer_generation_id, app.consumer = 1, SimpleNamespace(callback=callback)
+    partitions.start_reading()
+    await asyncio.wait_for(stuck.wait(), 10)
+    partitions._fail(0, "ABORTED", "no")
+    await asyncio.wait_for(asyncio.wait(partitions._closing.values()), 10)
+    assert partitions.failed() == {0: "ABORTED"}
+
+
+async def test_a_commit_that_ends_after_the_reader_failed_does_not_call_the_partition_open(app: Any) -> None:
+    reader = ScriptedReader(RuntimeError("bug"))
+    partitions, producer = opened(app, reader)
+    agent_of(app, partitions)
+    go_on = threading.Event()
+    producer.commit = lambda rows, outgoing, ends: go_on.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
+    owned = partitions._owned[0]
+    await partitions.process(of(partitions, app, [b"1"]), lambda one, u: None)
+    partitions.start_reading()
+    await until(lambda: partitions.failed() == {0: "READ_FAILED"})
+    go_on.set()
+    assert owned.runner is not None
+    await owned.runner
+    assert partitions.failed() == {0: "READ_FAILED"}, "it is still to be opened again"
