@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from streams.engine.reader import CONFIG as READER_CONFIG
 from tests.bench import peers, work
 from tests.bench.rig import Rig, Stalled, python, rate
 
@@ -179,13 +180,15 @@ def _recovery(rig: Rig, prefix: str, folder: Path, command: list[str]) -> dict[s
 
 def _opened(rig: Rig, command: list[str]) -> float:
     with rig.run(command) as (subject,):
-        return float(subject.said()["opened_s"])
+        said = subject.said()
+        if said["partitions"] != work.PARTITIONS:
+            raise Stalled(f"only {said['partitions']} partitions opened")
+        return float(said["opened_s"])
 
 
 def _bare_read(rig: Rig, topic: str) -> int:
     """Read a changelog into a dict, as the quickest loader in Python would."""
-    consumer = Consumer({"bootstrap.servers": rig.bootstrap, "group.id": "bare", "isolation.level": "read_committed", "enable.partition.eof": True,
-                         "enable.auto.commit": False})  # fmt: skip
+    consumer = Consumer(READER_CONFIG | {"bootstrap.servers": rig.bootstrap, "group.id": "bare"})  # With the engine's own settings for speed.
     rows: dict[bytes, bytes] = {}
     count = ended = 0
     try:

@@ -87,6 +87,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         *_throughput(results.get("throughput", {})),
         *_latency(results.get("latency", {})),
         *_members(results.get("members", {})),
+        *_ledger(results.get("ledger")),
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,6 +125,23 @@ def _latency(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         else:
             lines.append(f"| {name} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {one['max_ms']:.1f} | {one['events']:,} |")
     return [*lines, ""]
+
+
+def _ledger(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [
+        "## The ledger's own cost", "",
+        f"What the real worker spends on a command of mixed traffic ({found['commands']:,} commands: earns, redemptions, reversals, repetitions,"
+        f" conflicts, members enrolled late), without a broker; each sends {found['outputs_per_command']:.1f} records.", "",
+        "| part | us per command |", "|---|---|",
+        f"| decode the command | {found['decode_us']:.0f} |",
+        f"| decide: the pure domain, with hashes, events, entries, audit | {found['decide_us']:.0f} |",
+        f"| encode what is sent | {found['encode_us']:.0f} |",
+        f"| the handler around them: contract, keys, metrics | {found['rest_us']:.0f} |",
+        "",
+        f"A row of a table costs {found['row_encode_us']:.0f} us more to encode, once for each key of a unit.", "",
+    ]  # fmt: skip
 
 
 def _members(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
