@@ -8,10 +8,12 @@ from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.app.base import App
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer, ConsumerThread, Fetcher
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.types.tuples import ConsumerMessage
 
 PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
 
@@ -42,6 +44,14 @@ def test_versions_are_the_ones_the_engine_was_written_against(package: str) -> N
 )
 def test_methods_keep_their_parameters(owner: type, name: str, parameters: list[str]) -> None:
     assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+def test_a_message_takes_the_unit_and_its_place() -> None:
+    assert {"value", "tp", "generation_id"} <= inspect.signature(ConsumerMessage).parameters.keys()
+
+
+def test_the_assignor_tells_which_partitions_to_copy() -> None:
+    assert "self._assignment.standbys" in inspect.getsource(PartitionAssignor.assigned_standbys)
 
 
 def test_faust_still_drains_through_the_method_we_replace() -> None:

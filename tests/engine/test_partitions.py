@@ -13,7 +13,7 @@ import pytest
 from streams.engine import EngineConfig, Input, Outgoing, Poison
 from streams.engine.partition import Aborted, Opened
 from streams.engine.reader import Batch, Unreadable
-from streams.engine.recovery import Partitions
+from streams.engine.ownership import Partitions
 from streams.engine.state import StateFailed
 from tests.engine.counting import JsonCodec
 from tests.engine.test_unit import TOPIC, unit
