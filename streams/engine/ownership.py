@@ -122,15 +122,9 @@ class Partitions:
         """Partitions that are assigned but not open, with the reason."""
         return {partition: failed.reason for partition, failed in self._failed.items() if partition not in self._owned}
 
-    def epochs(self) -> dict[int, int]:
-        return {partition: owned.epoch for partition, owned in self._owned.items()}
-
     def rows(self, partition: int) -> Rows:
         """The committed rows. Raises KeyError when this worker does not own the partition."""
         return self._owned[partition].rows
-
-    def positions(self) -> dict[TopicPartition, int]:
-        return {tp: offset for owned in self._owned.values() for tp, offset in owned.positions.items()}
 
     # Units
 
