@@ -179,7 +179,8 @@ def members(rig: Rig, count: int, events: int, *, recover: bool) -> dict[str, An
         with rig.run(command) as subjects:
             times_ms = rig.outputs(prefix, count + events, subjects).times_ms[count:]
             subjects[0].sample()
-            found: dict[str, Any] = {"events_s": rate(times_ms), "rss_mib": subjects[0].rss_mib}
+            cpu_us = subjects[0].cpu_s / (count + events) * 1e6
+            found: dict[str, Any] = {"events_s": rate(times_ms), "cpu_us": cpu_us, "rss_mib": subjects[0].rss_mib}
         found["disk_bytes_per_member"] = _size(folder) / count
         if recover:
             found |= _recovery(rig, prefix, folder, command)

@@ -1,7 +1,6 @@
 """A broker of the benchmark's own, topics for each round, inputs, the processes under test, and the clock: the broker's append times."""
 
 import json
-import operator
 import os
 import secrets
 import signal
@@ -80,7 +79,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a subject produced, in the order of `times_ms`, when the broker appended each."""
+    """What a subject produced, and, sorted, when the broker appended each. Two plain lists: a million tuples would keep the observer busy."""
 
     times_ms: list[int]
     values: list[bytes]
@@ -173,25 +172,26 @@ class Rig:
         """The outputs, once there are at least `count`. Raises Stalled."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": f"{prefix}.observer", "isolation.level": "read_committed",
                              "enable.auto.commit": False, "auto.offset.reset": "earliest"})  # fmt: skip
-        found: list[tuple[int, bytes]] = []
+        found = Outputs([], [])
         try:
             consumer.assign([TopicPartition(f"{prefix}.out", partition, 0) for partition in range(work.PARTITIONS)])
             last_s = time.monotonic()
-            while len(found) < count:
+            while len(found.values) < count:
                 messages = [message for message in consumer.consume(20_000, 0.5) if message.error() is None]
                 if messages:
                     last_s = time.monotonic()
-                    found += [(message.timestamp()[1], message.value()) for message in messages]
+                    found.times_ms.extend(message.timestamp()[1] for message in messages)
+                    found.values.extend(message.value() for message in messages)
                 for subject in subjects:
                     subject.sample()
                 ended = [subject for subject in subjects if subject.process.poll() is not None]
                 if ended or time.monotonic() - last_s > STALL_S:
                     tail = " / ".join(subject.tail() for subject in ended)
-                    raise Stalled(f"{len(found):,} of {count:,} outputs. {tail}".strip())
+                    raise Stalled(f"{len(found.values):,} of {count:,} outputs. {tail}".strip())
         finally:
             consumer.close()
-        found.sort(key=operator.itemgetter(0))
-        return Outputs([time_ms for time_ms, _ in found], [value for _, value in found])
+        found.times_ms.sort()
+        return found
 
 
 def rate(times_ms: list[int]) -> float:
