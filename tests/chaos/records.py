@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -42,53 +42,56 @@ def decode(data: bytes, record: str) -> Any:
     return fastavro.schemaless_reader(body, schema(record), None)
 
 
-@cache
-def _consumer(bootstrap: str) -> Consumer:
-    """One for all readings of this process: making and closing one takes longer than reading a short topic."""
-    return Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
-                     "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error"})  # fmt: skip
+class Log:
+    """Reads one partition of one topic after the other, with one consumer: making and closing one takes longer than a short topic."""
 
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
+                                   "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error"})  # fmt: skip
 
-def raw(bootstrap: str, topic: str, partition: int) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Offset, key and value of all committed records of a partition, in order; one reading at a time. Raises KafkaException, also when
-    the broker falls silent."""
-    consumer = _consumer(bootstrap)
-    consumer.assign([TopicPartition(topic, partition, 0)])
-    deadline_s = time.monotonic() + SILENCE_S
-    try:
-        while True:
-            messages = consumer.consume(BATCH_RECORDS, timeout=BATCH_WAIT_S)
-            if messages:
-                deadline_s = time.monotonic() + SILENCE_S
-            elif time.monotonic() > deadline_s:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{topic}[{partition}]: nothing for {SILENCE_S} s"))
-            for message in messages:
-                error = message.error()
-                if error is None:
-                    yield message.offset() or 0, message.key() or b"", message.value()
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return
-                else:
-                    raise KafkaException(error)
-    finally:
-        consumer.unassign()
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
 
-def lines(bootstrap: str, topic: str, partition: int, record: str) -> Iterator[Line]:
-    """The same, decoded."""
-    for offset, key, value in raw(bootstrap, topic, partition):
-        yield Line(offset, key.decode(errors="backslashreplace"), None if value is None else decode(value, record))
+    def raw(self, topic: str, partition: int) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """Offset, key and value of all committed records, in order; one reading at a time. Raises KafkaException, also when the broker
+        falls silent."""
+        self._consumer.assign([TopicPartition(topic, partition, 0)])
+        deadline_s = time.monotonic() + SILENCE_S
+        try:
+            while True:
+                messages = self._consumer.consume(BATCH_RECORDS, timeout=BATCH_WAIT_S)
+                if messages:
+                    deadline_s = time.monotonic() + SILENCE_S
+                elif time.monotonic() > deadline_s:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{topic}[{partition}]: nothing for {SILENCE_S} s"))
+                for message in messages:
+                    error = message.error()
+                    if error is None:
+                        yield message.offset() or 0, message.key() or b"", message.value()
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    else:
+                        raise KafkaException(error)
+        finally:
+            self._consumer.unassign()
 
+    def lines(self, topic: str, partition: int, record: str) -> Iterator[Line]:
+        """The same, decoded."""
+        for offset, key, value in self.raw(topic, partition):
+            yield Line(offset, key.decode(errors="backslashreplace"), None if value is None else decode(value, record))
 
-def table(bootstrap: str, changelog: str, partition: int) -> dict[bytes, bytes]:
-    """A table rebuilt from its changelog, from empty: the last row of each key."""
-    rows: dict[bytes, bytes] = {}
-    for _, key, value in raw(bootstrap, changelog, partition):
-        if value is None:
-            rows.pop(key, None)
-        else:
-            rows[key] = value
-    return rows
+    def table(self, changelog: str, partition: int) -> dict[bytes, bytes]:
+        """A table rebuilt from its changelog, from empty: the last row of each key."""
+        rows: dict[bytes, bytes] = {}
+        for _, key, value in self.raw(changelog, partition):
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        return rows
 
 
 class LocalState:

@@ -1,6 +1,7 @@
 """The whole story of a few members that differ, for finding the cause: their inputs and all that came of them, with offsets."""
 
 from pathlib import Path
+from typing import Any
 
 from streams.settings import Settings
 from tests.chaos import records
@@ -24,17 +25,20 @@ def write_stories(settings: Settings, findings: Findings, folder: Path) -> list[
         if key not in wanted and key.startswith("grand/M-"):
             wanted.append(key)
     stories: dict[str, list[str]] = {key: [str(sample) for sample in findings.samples if key in sample.key] for key in wanted[:MEMBERS_MAX]}
-    for stream, record in TOPICS.items() if stories else ():
-        topic = f"{settings.topic_prefix}.{stream}"
-        for partition in range(settings.kafka_partitions):
-            for line in records.lines(settings.kafka_bootstrap_servers, topic, partition, record):
-                if line.key in stories:
-                    value = line.value or {}
-                    shown = " ".join(f"{name}={value[name]}" for name in SHOWN if value.get(name) is not None)
-                    stories[line.key].append(f"{topic}[{partition}]@{line.offset} {shown}")
+    with records.Log(settings.kafka_bootstrap_servers) as log:
+        for stream, record in TOPICS.items() if stories else ():
+            topic = f"{settings.topic_prefix}.{stream}"
+            for partition in range(settings.kafka_partitions):
+                for line in log.lines(topic, partition, record):
+                    if line.key in stories:
+                        stories[line.key].append(f"{topic}[{partition}]@{line.offset} {_shown(line.value or {})}")
     files = []
     for key, texts in stories.items():
         file = folder / f"{key.partition('/')[2]}.txt"
         file.write_text("\n".join(texts) + "\n")
         files.append(file)
     return files
+
+
+def _shown(value: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value[name]}" for name in SHOWN if value.get(name) is not None)

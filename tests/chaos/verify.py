@@ -4,7 +4,7 @@ All that concerns a member is in one partition of every topic, so memory is boun
 """
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from tests.chaos import compare, history, ledger, records
 from tests.chaos.findings import Findings
 
 PROCESSES = 2
+IN_PROCESS_INPUTS_MAX = 100_000  # Below it, starting processes takes longer than they save.
 TABLES = {"accounts": "account", "outcomes": "outcome", "waiting": "waiting_commands"}
 
 
@@ -33,16 +34,12 @@ def verify(settings: Settings, folders: list[Path], *, inputs: int, on_partition
     """The pipeline must have stopped; broker and ClickHouse run. `folders`: those of the workers' states. `inputs`: how many were sent."""
     whole = Verdict()
     whole.findings.looked_for("inputs lost by the broker")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-        jobs = [pool.submit(verify_partition, settings, folders, partition) for partition in range(settings.kafka_partitions)]
-        for done, job in enumerate(as_completed(jobs), 1):
-            part = job.result()
-            whole.findings.merge([part.findings])
-            whole.wanted.merge(part.wanted)
-            whole.inputs += part.inputs
-            whole.records += part.records
-            on_partition(done)
+    for done, part in enumerate(_parts(settings, folders, inputs), 1):
+        whole.findings.merge([part.findings])
+        whole.wanted.merge(part.wanted)
+        whole.inputs += part.inputs
+        whole.records += part.records
+        on_partition(done)
     if whole.inputs != inputs:
         whole.findings.add("inputs lost by the broker", "all", "inbound topics", inputs, whole.inputs, abs(inputs - whole.inputs))
     client = history.connect(settings)
@@ -53,10 +50,26 @@ def verify(settings: Settings, folders: list[Path], *, inputs: int, on_partition
     return whole
 
 
+def _parts(settings: Settings, folders: list[Path], inputs: int) -> Iterator[Verdict]:
+    """Of every partition, as they come."""
+    partitions = range(settings.kafka_partitions)
+    if inputs <= IN_PROCESS_INPUTS_MAX:
+        yield from (verify_partition(settings, folders, partition) for partition in partitions)
+        return
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(verify_partition, settings, folders, partition) for partition in partitions]
+        yield from (job.result() for job in as_completed(jobs))
+
+
 def verify_partition(settings: Settings, folders: list[Path], partition: int) -> Verdict:
     """Everything that one partition holds."""
+    with records.Log(settings.kafka_bootstrap_servers) as log:
+        return _verify_log(settings, folders, partition, log)
+
+
+def _verify_log(settings: Settings, folders: list[Path], partition: int, log: records.Log) -> Verdict:
     verdict = Verdict()
-    read = _Reader(settings, partition, verdict)
+    read = _Reader(settings, partition, verdict, log)
     findings = verdict.findings
     expected = ledger.expect(read.lines("enrolments.v1", "enrolment"), read.lines("transactions.v1", "transaction"))
     verdict.inputs = verdict.records
@@ -73,7 +86,7 @@ def verify_partition(settings: Settings, folders: list[Path], partition: int) ->
     compare.check_versions(place("profiles.v1"), read.lines("profiles.v1", "member_profile"), members, findings)
     compare.check_dead_letters(place("dead-letters.v1"), read.lines("dead-letters.v1", "dead_letter"), findings)
     audited = compare.check_audits(place("sync-audit.v1"), read.lines("sync-audit.v1", "sync_audit"), expected, findings)
-    _check_tables(settings, folders, partition, members, verdict)
+    _check_tables(settings, folders, partition, members, verdict, log)
     verdict.wanted.add(members, audited.records, audited.refusals)
     return verdict
 
@@ -81,20 +94,22 @@ def verify_partition(settings: Settings, folders: list[Path], partition: int) ->
 class _Reader:
     """Topics of one partition; counts what it reads."""
 
-    def __init__(self, settings: Settings, partition: int, verdict: Verdict) -> None:
-        self._settings, self._partition, self._verdict = settings, partition, verdict
+    def __init__(self, settings: Settings, partition: int, verdict: Verdict, log: records.Log) -> None:
+        self._settings, self._partition, self._verdict, self._log = settings, partition, verdict, log
 
     def name(self, stream: str) -> str:
         return f"{self._settings.topic_prefix}.{stream}[{self._partition}]"
 
     def lines(self, stream: str, record: str) -> Any:
         topic = f"{self._settings.topic_prefix}.{stream}"
-        for line in records.lines(self._settings.kafka_bootstrap_servers, topic, self._partition, record):
+        for line in self._log.lines(topic, self._partition, record):
             self._verdict.records += 1
             yield line
 
 
-def _check_tables(settings: Settings, folders: list[Path], partition: int, members: dict[str, ledger.Member], verdict: Verdict) -> None:
+def _check_tables(
+    settings: Settings, folders: list[Path], partition: int, members: dict[str, ledger.Member], verdict: Verdict, log: records.Log
+) -> None:
     findings = verdict.findings
     findings.looked_for("waiting rows left", "partitions without a state")
     state = records.freshest(folders, partition)
@@ -104,7 +119,7 @@ def _check_tables(settings: Settings, folders: list[Path], partition: int, membe
         for table in TABLES:
             topic = f"{settings.topic_prefix}.worker-{table}-changelog"
             place = f"{topic}[{partition}]"
-            changelog = records.table(settings.kafka_bootstrap_servers, topic, partition)
+            changelog = log.table(topic, partition)
             verdict.records += len(changelog)
             if state is not None:
                 compare.check_state(f"{state.folder} {table}", changelog, state.rows(table), findings)
