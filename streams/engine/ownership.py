@@ -19,7 +19,7 @@ from streams.engine.partition import Aborted, Changelog, Fenced, Opened, Partiti
 from streams.engine.reader import SourceReader, Unreadable
 from streams.engine.records import TopicPartition
 from streams.engine.standby import Standbys
-from streams.engine.state import NO_SPACE, PartitionState, StateFailed, StateFolder
+from streams.engine.state import PartitionState, StateFailed, StateFolder
 from streams.engine.unit import NO_UNIT, Handler, Rows, RowsRefused, Unit
 
 if TYPE_CHECKING:
@@ -371,9 +371,11 @@ class Partitions:
             return producer, await loop.run_in_executor(self._threads, self._open, producer, partition)
         except Unreadable:
             raise
-        except (KafkaException, OSError, StateFailed) as error:
+        except (KafkaException, Aborted, Fenced, OSError, StateFailed) as error:
             await loop.run_in_executor(self._threads, producer.close)
-            self._retry_later(partition, "NOT_OPENED", str(error))
+            if isinstance(error, StateFailed) and not error.may_pass:
+                self._suspect.add(partition)
+            self._retry_later(partition, "FENCED" if isinstance(error, Fenced) else "NOT_OPENED", str(error))
             return None
 
     def _open(self, producer: PartitionProducer, partition: int) -> Opened:
@@ -469,7 +471,7 @@ class Partitions:
         owned = self._owned.pop(partition, None)
         if owned is not None:
             self._forget(partition, owned)
-        if reason == "STATE_FAILED" and NO_SPACE not in detail:
+        if reason == "STATE_FAILED" and not StateFailed(detail).may_pass:
             self._suspect.add(partition)
         self._retry_later(partition, reason, detail)
 

@@ -7,7 +7,7 @@ that owner still sends, and settles what it left open. Only then are the committ
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ QUEUE_MESSAGES_MAX = 1_000_000  # Above any unit: a full queue inside a transact
 
 
 UNLOGGED_ROWS_MIN = 50_000  # From here on RocksDB's own log only costs: what a crash cuts short is loaded anew.
+HANGING_KEY = b"aborted"  # Of records that are only there to be aborted; a compacted topic wants a key.
 ASK_AGAIN_S = 0.2  # A broker that just came back may still be putting its parts together.
 INT64_MAX = 2**63 - 1
 PROGRESS_S = 2.0  # Between two lines about a load.
@@ -112,6 +113,8 @@ class PartitionProducer:
         self._timeout_s = transaction_timeout_s
         self._producer: Producer | None = None
         self._group: Any = None
+        self._ended: set[str] = set()
+        """Topics in which nothing of an earlier owner hangs."""
         self._changelog_ends: dict[str, int] = {}
         """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
         whoever takes over knows how far the rows go that those offsets stand for."""
@@ -144,8 +147,12 @@ class PartitionProducer:
             # aiokafka holds the group membership. Metadata of a consumer that never joins has no generation; the broker
             # accepts it, and the transactional id does the fencing.
             self._group = reader.consumer_group_metadata()
+            self._end_what_hangs(set(), sources)  # Or the offsets might be kept back.
             positions, is_new = self._positions(reader, sources)
-            bounds = {table: self._changelog_bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
+            for changelog in changelogs.values():
+                self._wait_for_rows(reader, changelog.topic)
+            self._end_what_hangs({changelog.topic for changelog in changelogs.values()})
+            bounds = {table: self._bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
             state = folder.open(self._partition)
             try:
                 if self._is_others_copy(state, changelogs, bounds):
@@ -155,6 +162,11 @@ class PartitionProducer:
                             f" {', '.join(changelog.topic for changelog in changelogs.values())} was created anew or lost records. Restore"
                             " it. To go on with what the changelogs hold, remove that folder; what only it holds is lost then."
                         )
+                    state.close()
+                    state = folder.open_empty(self._partition)
+                elif self._ahead(state, changelogs) is not None:
+                    # It has rows of a transaction that was reported as committed and was not: the broker lost its markers. See _end_what_hangs.
+                    log.warning("engine.state_dropped", extra={"partition": self._partition, "reason": "ahead of the committed offsets"})
                     state.close()
                     state = folder.open_empty(self._partition)
                 state.set_topic_ids({table: changelog.topic_id for table, changelog in changelogs.items()})
@@ -169,17 +181,44 @@ class PartitionProducer:
             reader.close()
             raise
 
+    def _end_what_hangs(self, topics: set[str], sources: Iterable[str] = ()) -> None:
+        """Abort what earlier owners may have left open in these topics, and among the group's offsets, by a transaction that is aborted.
+
+        init_transactions should have done that. But a broker that loads a transaction before it knows who leads the partitions takes them
+        for deleted and leaves its markers out (Kafka 4.3, TransactionMarkerChannelManager). The records then hang, neither committed nor
+        aborted, until the next marker of the same transactional id decides about them: with a commit, they would appear beside their
+        repetition. So the first marker of a new owner is an abort. Readers see nothing of it. Raises Fenced or Aborted.
+        """
+        producer = self._producer
+        assert producer is not None
+        deadline, errors = time.monotonic() + self._timeout_s, []
+        self._try(producer.begin_transaction, deadline)
+        for topic in topics:
+            self._produce(producer, topic, HANGING_KEY, b"", deadline, on_delivery=lambda error, _: errors.append(error) if error else None)
+        self._flush(producer, deadline)
+        if errors:
+            raise self._verdict(KafkaException(errors[0]))
+        # The offset is never committed, so it may be any.
+        offsets = [KafkaTopicPartition(topic, self._partition, 0) for topic in sources]
+        if offsets:
+            self._try(lambda: producer.send_offsets_to_transaction(offsets, self._group, self._timeout_s), deadline)
+        self._try(lambda: producer.abort_transaction(self._timeout_s), deadline)
+        self._ended |= topics
+
     def _bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
         low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)
         return low, high
 
-    def _changelog_bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
-        """Where a changelog begins and ends, once it ends no earlier than the committed offsets say. Raises Unreadable when it never does."""
+    def _wait_for_rows(self, reader: Consumer, topic: str) -> None:
+        """Return when a changelog ends no earlier than the committed offsets say. Raises Unreadable when it never does.
+
+        To be asked before anything is written there, even to be aborted: that would move the end.
+        """
         deadline_s = time.monotonic() + self._timeout_s
         while True:
-            low, high = self._bounds(reader, topic)
+            _, high = self._bounds(reader, topic)
             if high >= self._changelog_ends.get(topic, 0):
-                return low, high
+                return
             if time.monotonic() > deadline_s:
                 raise Unreadable(
                     f"{topic}[{self._partition}] ends at offset {high}, but rows up to {self._changelog_ends[topic]} belong to what group"
@@ -288,7 +327,7 @@ class PartitionProducer:
         progress.finish(state)
 
     def commit(
-        self, rows: Mapping[str, Mapping[bytes, bytes | None]], outgoing: Iterable[Outgoing], ends: Mapping[TopicPartition, int]
+        self, rows: Mapping[str, Mapping[bytes, bytes | None]], outgoing: Sequence[Outgoing], ends: Mapping[TopicPartition, int]
     ) -> dict[str, int]:
         """Write changelog rows, outbound records and source offsets in one transaction. `rows` maps changelog topics to rows.
 
@@ -299,6 +338,8 @@ class PartitionProducer:
         assert producer is not None, "open() comes first"
         deadline = time.monotonic() + self._timeout_s
         next_offsets: dict[str, int] = {}
+        if new := {*rows, *(out[0] for out in outgoing)} - self._ended:
+            self._end_what_hangs(new)
 
         def delivered(error: KafkaError | None, message: Any) -> None:
             if error is None:

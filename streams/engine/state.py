@@ -29,6 +29,11 @@ FORMAT = "1"  # Part of the folder's name: another format is another folder, fil
 class StateFailed(Exception):
     """Local disk: full, unreadable, or not what was written. The changelog has all that it held."""
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the state itself is sound: the disk is full, or whoever holds it still writes it."""
+        return NO_SPACE in str(self) or "/LOCK:" in str(self)
+
 
 class StateFolder:
     """This process's own folder of states, and the memory that they share.
@@ -90,9 +95,9 @@ class StateFolder:
             state.close()
             reason = f"{age_s:.0f} s old; the changelog keeps deletions for {self.stale_after_s:.0f} s"
         except StateFailed as error:
-            reason = str(error)
-            if "/LOCK:" in reason or NO_SPACE in reason:  # Whoever holds it still writes it; and a full disk harms no state that is on it.
+            if error.may_pass:
                 raise
+            reason = str(error)
         log.warning("engine.state_dropped", extra={"partition": partition, "reason": reason})
         return self.open_empty(partition)
 

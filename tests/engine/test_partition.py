@@ -68,8 +68,8 @@ def test_the_next_owner_goes_on_where_the_last_commit_ended(bootstrap: str, grou
     first, opened = open_partition(bootstrap, group, folder)
     assert opened.positions == {(f"{group}.in", 0): 0}
     assert rows_of(opened) == {}
-    assert first.commit({changelog: {b"a": b"1", b"b": b"2"}}, [], {(f"{group}.in", 0): 3}) == {changelog: 2}
-    assert first.commit({changelog: {b"a": None}}, [], {(f"{group}.in", 0): 4}) == {changelog: 4}, "a marker lies between them"
+    assert first.commit({changelog: {b"a": b"1", b"b": b"2"}}, [], {(f"{group}.in", 0): 3}) == {changelog: 4}, "after what the new owner had aborted"
+    assert first.commit({changelog: {b"a": None}}, [], {(f"{group}.in", 0): 4}) == {changelog: 6}, "a marker lies between them"
     first.close()
     opened.state.close()
     elsewhere = StateFolder(tmp_path / "elsewhere", "worker", memory_bytes=16 << 20, stale_after_s=3600)
@@ -132,9 +132,9 @@ def test_a_changelog_that_was_created_anew_stops_the_worker(bootstrap: str, grou
         future.result()
     wait_until(lambda: not log.exists(bootstrap, changelog), timeout_s=30)
     log.create(bootstrap, [changelog], 1)
-    with pytest.raises(Unreadable, match=r"ends at offset 0, but rows up to 1 .*created anew.*reset-offsets"):
+    with pytest.raises(Unreadable, match=r"ends at offset 0, but rows up to 3 .*created anew.*reset-offsets"):
         open_partition(bootstrap, group, folder, timeout_s=1)
-    log.produce(bootstrap, [(changelog, b"b", b"2")])
+    log.produce(bootstrap, [(changelog, b"b", b"2")] * 3)
     with pytest.raises(Unreadable, match="created anew.*remove that folder"):
         open_partition(bootstrap, group, folder)
     shutil.rmtree(folder.path_of(0))
@@ -193,7 +193,7 @@ def test_rows_that_no_committed_offset_stands_for_stop_the_worker(bootstrap: str
     first.close()
     opened.state.close()
     log.produce(bootstrap, [(f"{group}.rows", b"a", b"2")])
-    with pytest.raises(Unreadable, match=r"rows past offset 1, .*offsets were lost or set back"):
+    with pytest.raises(Unreadable, match=r"rows past offset 3, .*offsets were lost or set back"):
         open_partition(bootstrap, group, folder, timeout_s=1)
     admin = AdminClient({"bootstrap.servers": bootstrap})  # As the message says: without the metadata, whoever did it means it.
     offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(f"{group}.in", 0, 0)])
@@ -225,9 +225,37 @@ def test_a_load_that_breaks_off_leaves_the_state_as_old_as_it_was(
     with pytest.raises(Unreadable, match="breaks off"):
         open_partition(bootstrap, group, folder, break_off)
     state = folder.open(0)
-    assert state.next_offset("rows") == 51 and (state.age_s() or 0) >= 1000
+    assert state.next_offset("rows") == 53 and (state.age_s() or 0) >= 1000
     state.close()
     second, opened = open_partition(bootstrap, group, folder)
-    assert opened.state.next_offset("rows") == 61 and (opened.state.age_s() or 0) < 100
+    assert opened.state.next_offset("rows") == 63 and (opened.state.age_s() or 0) < 100
+    second.close()
+    opened.state.close()
+
+
+def test_a_new_owner_aborts_what_may_hang_before_it_commits_anything(bootstrap: str, group: str, folder: StateFolder) -> None:
+    """A broker that restarts can leave out the markers of a transaction; the next commit of the same id would then commit that one too."""
+    changelog, out = f"{group}.rows", f"{group}.out"
+    first, opened = open_partition(bootstrap, group, folder)
+    assert (log.end_offsets(bootstrap, changelog), log.end_offsets(bootstrap, out)) == (2, 0), "one record and its abort marker"
+    for number in range(2):
+        first.commit({changelog: {b"a": b"1"}}, [Outgoing(out, b"k", b"v")], {(f"{group}.in", 0): number})
+    assert (log.end_offsets(bootstrap, changelog), log.end_offsets(bootstrap, out)) == (6, 6), "two rows; but in the other topic once more"
+    first.close()
+    opened.state.close()
+    assert [row.value for row in log.read(bootstrap, out)] == [b"v", b"v"]
+    assert [row.value for row in log.read(bootstrap, changelog)] == [b"1", b"1"]
+
+
+def test_a_state_ahead_of_the_committed_offsets_is_filled_anew(bootstrap: str, group: str, folder: StateFolder) -> None:
+    """It has a unit that was reported as committed, and is to be done again."""
+    changelog = f"{group}.rows"
+    first, opened = open_partition(bootstrap, group, folder)
+    first.commit({changelog: {b"a": b"1"}}, [], {(f"{group}.in", 0): 0})
+    opened.state.apply({"rows": {b"a": b"2"}}, {"rows": 4}, time.time())
+    first.close()
+    opened.state.close()
+    second, opened = open_partition(bootstrap, group, folder)
+    assert rows_of(opened) == {b"a": b"1"}
     second.close()
     opened.state.close()
