@@ -11,10 +11,11 @@ import faust
 from aiokafka.partitioner import murmur2
 
 from streams.engine.consumer import Transport, UnitSchema
+from streams.engine.ownership import Partitions
 from streams.engine.records import Codec, Outgoing, Poison
-from streams.engine.recovery import NO_UNIT, Partitions, TableManager
+from streams.engine.recovery import TableManager
 from streams.engine.table import Table
-from streams.engine.unit import Unit
+from streams.engine.unit import NO_UNIT, Unit
 
 # Faust's App logs its own steps under the name of its subclass's module; ours are logged where they happen.
 logging.getLogger(__name__).setLevel(logging.WARNING)
@@ -84,7 +85,6 @@ class App(faust.App):  # type: ignore[misc]
             # The engine says where to read. Resetting by itself, the consumer would skip records that expired unread, without a word.
             consumer_auto_offset_reset="none",
             consumer_group_instance_id=config.instance_id,
-            broker_max_poll_records=config.batch_records_max,
             broker_session_timeout=config.session_timeout_s,
             broker_heartbeat_interval=min(3.0, config.session_timeout_s / 3),
             broker_request_timeout=max(30.0, config.session_timeout_s + 5),

@@ -257,3 +257,16 @@ class Unit:
 def _size(out: Outgoing) -> int:
     headers = sum(len(name) + len(value) for name, value in out.headers.items()) if out.headers else 0
     return len(out.value or b"") + len(out.key or b"") + headers + RECORD_OVERHEAD_BYTES
+
+
+class _NoUnit:
+    """What a table meets outside a handler."""
+
+    def read(self, *_: Any) -> Any:
+        raise RuntimeError("a table can be read outside a handler with table.committed(partition, key) only")
+
+    def write(self, *_: Any) -> None:
+        raise RuntimeError("a table can be written inside a handler only")
+
+
+NO_UNIT = _NoUnit()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra import jars
-from tests.bench import measure, peers, report
+from tests.bench import ledger, measure, peers, report
 from tests.bench.rig import Rig, rig
 
 PAGE = Path(__file__).parents[2] / "streams" / "engine" / "BENCHMARK.md"
@@ -27,7 +27,7 @@ MEMBER_COUNTS = (10_000, 100_000, 1_000_000)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", default=3, show_default=True, help="Rounds of throughput; the table has their medians.")
 @click.option("--events", default=300_000, show_default=True, help="Inputs of one round; slow subjects get a share of them.")
-@click.option("--only", default="", help="Comma-separated: subjects (engine, bare-txn, quix-eo, streams-2, ...), latency, members.")
+@click.option("--only", default="", help="Comma-separated: subjects (engine, bare-txn, quix-eo, streams-2, ...), latency, members, ledger.")
 @click.option("--quick", is_flag=True, help="One short round without the million members: does it run?")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write all numbers here.")
 @click.option("--page", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Where the page goes. By default BENCHMARK.md, after a full run.")
@@ -35,9 +35,9 @@ def main(rounds: int, events: int, only: str, quick: bool, json_file: Path | Non
     """Measure this engine beside its peers and beside bare loops."""
     console = Console(stderr=True)
     chosen = [name for name in only.split(",") if name]
-    unknown = set(chosen) - set(measure.SUBJECTS) - {"latency", "members"}
+    unknown = set(chosen) - set(measure.SUBJECTS) - {"latency", "members", "ledger"}
     if unknown:
-        raise click.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(measure.SUBJECTS)}, latency, members", param_hint="--only")
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(measure.SUBJECTS)}, latency, members, ledger", param_hint="--only")
     if quick:
         rounds, events = 1, 40_000
     results: dict[str, Any] = {
@@ -61,6 +61,10 @@ def main(rounds: int, events: int, only: str, quick: bool, json_file: Path | Non
                 with console.status(f"{count:,} members"):
                     found = results["members"][str(count)] = measure.members(place, count, events, recover=count == MEMBER_COUNTS[-1] or quick)
                 console.print(f"{count:,} members: {_plain(found)}")
+    if not chosen or "ledger" in chosen:
+        with console.status("the ledger's own cost"):
+            results["ledger"] = ledger.cost()
+        console.print(f"ledger: {_plain(results['ledger'])}")
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=2) + "\n")
     if page is None and not chosen and not quick:

@@ -1,18 +1,22 @@
 """The measurements: each takes the rig and gives plain numbers."""
 
+import itertools
 import shutil
 import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from streams.engine.reader import CONFIG as READER_CONFIG
 from tests.bench import peers, work
-from tests.bench.rig import Rig, Stalled, python, rate
+from tests.bench.rig import Others, Rig, Stalled, python, rate
 
 SEED = 20261125
 MEMBERS = 10_000
@@ -57,21 +61,23 @@ SUBJECTS: dict[str, tuple[str, Commands, float, bool]] = {
 
 
 def throughput(rig: Rig, name: str, events: int) -> dict[str, Any]:
-    """One round of one subject: events a second, CPU per event, memory. `error` instead when it cannot run or does not finish."""
+    """One round of one subject: events a second, CPU per event, memory, outputs that are wrong. `error` when it cannot run or does not finish."""
     _, commands, share, changelog = SUBJECTS[name]
     count = max(1000, int(events * share))
     prefix = rig.topics(changelog=changelog)
     folder = rig.folder / prefix
+    others = Others()
     try:
         folder.mkdir()
         rig.feed(prefix, work.movements(SEED, count, MEMBERS))
         with rig.run(*commands(rig, prefix, folder)) as subjects:
-            times = rig.append_times(prefix, count, subjects)
+            outputs = rig.outputs(prefix, count, subjects)
             for subject in subjects:
                 subject.sample()
             cpu_us = sum(subject.cpu_s for subject in subjects) / count * 1e6
             rss_mib = sum(subject.rss_mib for subject in subjects)
-        return {"events_s": rate(times), "events": count, "outputs": len(times), "cpu_us": cpu_us, "rss_mib": rss_mib}
+        return {"events_s": rate(outputs.times_ms), "events": count, "wrong": wrong(count, outputs.values), "cpu_us": cpu_us, "rss_mib": rss_mib,
+                "others_cores": others.cores()}  # fmt: skip
     except (Stalled, peers.PeerUnavailable) as error:
         return {"error": str(error)[-400:]}
     finally:
@@ -79,11 +85,31 @@ def throughput(rig: Rig, name: str, events: int) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@lru_cache(maxsize=len(SUBJECTS))
+def _right(count: int) -> Counter[bytes]:
+    """What the outputs of `throughput` must be, byte by byte."""
+    rows: dict[str, work.Row] = {}
+    values: Counter[bytes] = Counter()
+    for movement in work.movements(SEED, count, MEMBERS):
+        member = movement["member_id"]
+        rows[member], changed = work.decide(rows.get(member), movement)
+        values[work.encode(work.CHANGED, changed)] += 1
+    return values
+
+
+def wrong(count: int, values: Iterable[bytes]) -> int:
+    """How many outputs are missing, doubled or different from what `count` inputs should give."""
+    found = Counter(values)
+    right = _right(count)
+    return max((found - right).total(), (right - found).total())
+
+
 def latency(rig: Rig, name: str, per_second: int, duration_s: float) -> dict[str, Any]:
     """ms from handing an input to the producer until a read_committed consumer has its output, both in this process."""
     prefix = rig.topics()
     folder = rig.folder / prefix
     folder.mkdir()
+    others = Others()
     sent: dict[str, float] = {}
     took: list[float] = []
     producer = Producer({"bootstrap.servers": rig.bootstrap, "partitioner": "murmur2_random", "linger.ms": 0})
@@ -133,26 +159,32 @@ def latency(rig: Rig, name: str, per_second: int, duration_s: float) -> dict[str
     if sent:
         return {"error": f"{len(sent)} of {count} outputs never came"}
     took.sort()
-    return {"p50_ms": statistics.median(took), "p99_ms": took[min(len(took) - 1, len(took) * 99 // 100)], "max_ms": took[-1], "events": len(took)}
+    return {"p50_ms": statistics.median(took), "p99_ms": took[min(len(took) - 1, len(took) * 99 // 100)], "max_ms": took[-1], "events": len(took),
+            "others_cores": others.cores()}  # fmt: skip
 
 
 def members(rig: Rig, count: int, events: int, *, recover: bool) -> dict[str, Any]:
-    """Throughput with `count` members in the table, disk per member; with `recover`, how long starting again takes."""
+    """Throughput with `count` members in the table, disk per member; with `recover`, how long starting again takes.
+
+    All inputs are there before the start: making them while the engine runs would take its cores. The first outputs, one for each
+    member, are not measured.
+    """
+    others = Others()
     prefix = rig.topics()
     folder = rig.folder / prefix
     folder.mkdir()
     command = SUBJECTS["engine"][1](rig, prefix, folder)[0]
     try:
-        rig.feed(prefix, work.one_each(count))
+        rig.feed(prefix, itertools.chain(work.one_each(count), work.movements(SEED, events, count, first=count)))
         with rig.run(command) as subjects:
-            rig.append_times(prefix, count, subjects)
-            rig.feed(prefix, work.movements(SEED, events, count, first=count))
-            times = rig.append_times(prefix, events, subjects, skip=count)
+            times_ms = rig.outputs(prefix, count + events, subjects).times_ms[count:]
             subjects[0].sample()
-            found: dict[str, Any] = {"events_s": rate(times), "rss_mib": subjects[0].rss_mib}
+            cpu_us = subjects[0].cpu_s / (count + events) * 1e6
+            found: dict[str, Any] = {"events_s": rate(times_ms), "cpu_us": cpu_us, "rss_mib": subjects[0].rss_mib}
         found["disk_bytes_per_member"] = _size(folder) / count
         if recover:
             found |= _recovery(rig, prefix, folder, command)
+        found["others_cores"] = others.cores()
         return found
     except Stalled as error:
         return {"error": str(error)[-400:]}
@@ -163,29 +195,36 @@ def members(rig: Rig, count: int, events: int, *, recover: bool) -> dict[str, An
 
 def _recovery(rig: Rig, prefix: str, folder: Path, command: list[str]) -> dict[str, Any]:
     """Seconds from the start of the program until all partitions are open: warm, after kill -9, and cold; beside a bare read."""
-    found: dict[str, Any] = {"warm_s": _opened(rig, command)}
+    found: dict[str, Any] = {}
+    found["warm_s"], found["warm_rss_mib"] = _opened(rig, command)
     with rig.run(command) as (subject,):
         subject.said()
         subject.end(signal.SIGKILL)
-    found["warm_after_kill_s"] = _opened(rig, command)
+    found["warm_after_kill_s"], found["warm_after_kill_rss_mib"] = _opened(rig, command)
     shutil.rmtree(folder)
     folder.mkdir()
-    found["cold_s"] = _opened(rig, command)
+    found["cold_s"], found["cold_rss_mib"] = _opened(rig, command)
     started_s = time.monotonic()
     found["changelog_rows"] = _bare_read(rig, f"{prefix}.app-balances-changelog")
     found["bare_read_s"] = time.monotonic() - started_s
     return found
 
 
-def _opened(rig: Rig, command: list[str]) -> float:
+def _opened(rig: Rig, command: list[str]) -> tuple[float, int]:
+    """Seconds from the start of the process until all partitions are open, and its resident memory in MiB then."""
+    started_s = time.monotonic()
     with rig.run(command) as (subject,):
-        return float(subject.said()["opened_s"])
+        said = subject.said()
+        opened_s = time.monotonic() - started_s
+        subject.sample()
+        if said["partitions"] != work.PARTITIONS:
+            raise Stalled(f"only {said['partitions']} partitions opened")
+        return opened_s, subject.rss_mib
 
 
 def _bare_read(rig: Rig, topic: str) -> int:
     """Read a changelog into a dict, as the quickest loader in Python would."""
-    consumer = Consumer({"bootstrap.servers": rig.bootstrap, "group.id": "bare", "isolation.level": "read_committed", "enable.partition.eof": True,
-                         "enable.auto.commit": False})  # fmt: skip
+    consumer = Consumer(READER_CONFIG | {"bootstrap.servers": rig.bootstrap, "group.id": "bare"})  # With the engine's own settings for speed.
     rows: dict[bytes, bytes] = {}
     count = ended = 0
     try:

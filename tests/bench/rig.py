@@ -77,6 +77,45 @@ class Subject:
         self.errors.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a subject produced, and, sorted, when the broker appended each. Two plain lists: a million tuples would keep the observer busy."""
+
+    times_ms: list[int]
+    values: list[bytes]
+
+
+class Others:
+    """Watches how much of the machine programs outside the benchmark take: they disturb it, and a page must not hide that."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._busy_s, self._own_s = _busy_s(), _own_s()
+
+    def cores(self) -> float:
+        """Cores that others kept busy on average since this was made. Call it when the processes under test have ended."""
+        spent_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+        return max(0.0, round(spent_s / (time.monotonic() - self._started_s), 2))
+
+
+def _busy_s() -> float:
+    """Of all cores; time that a hypervisor gave to other machines counts as busy."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+
+
+def _own_s() -> float:
+    """Of this process, the broker, and all processes under test that have ended."""
+    driver = psutil.Process()
+    total_s = sum(driver.cpu_times()[:4])  # user, system, and those of ended children
+    for child in driver.children(recursive=True):
+        try:
+            total_s += sum(child.cpu_times()[:2])
+        except psutil.Error:
+            pass  # It has just ended.
+    return total_s
+
+
 @dataclass(slots=True)
 class Rig:
     """Where everything runs."""
@@ -129,28 +168,30 @@ class Rig:
             for subject in subjects:
                 subject.end()
 
-    def append_times(self, prefix: str, count: int, subjects: list[Subject], *, skip: int = 0) -> list[int]:
-        """Append times of the outputs in ms, sorted, once there are `skip` + `count`; of the last `count`. Raises Stalled."""
+    def outputs(self, prefix: str, count: int, subjects: list[Subject]) -> Outputs:
+        """The outputs, once there are at least `count`. Raises Stalled."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": f"{prefix}.observer", "isolation.level": "read_committed",
                              "enable.auto.commit": False, "auto.offset.reset": "earliest"})  # fmt: skip
-        times: list[int] = []
+        found = Outputs([], [])
         try:
             consumer.assign([TopicPartition(f"{prefix}.out", partition, 0) for partition in range(work.PARTITIONS)])
             last_s = time.monotonic()
-            while len(times) < skip + count:
+            while len(found.values) < count:
                 messages = [message for message in consumer.consume(20_000, 0.5) if message.error() is None]
                 if messages:
                     last_s = time.monotonic()
-                    times += [message.timestamp()[1] for message in messages]
+                    found.times_ms.extend(message.timestamp()[1] for message in messages)
+                    found.values.extend(message.value() for message in messages)
                 for subject in subjects:
                     subject.sample()
                 ended = [subject for subject in subjects if subject.process.poll() is not None]
                 if ended or time.monotonic() - last_s > STALL_S:
                     tail = " / ".join(subject.tail() for subject in ended)
-                    raise Stalled(f"{len(times):,} of {skip + count:,} outputs. {tail}".strip())
+                    raise Stalled(f"{len(found.values):,} of {count:,} outputs. {tail}".strip())
         finally:
             consumer.close()
-        return sorted(times)[skip:]
+        found.times_ms.sort()
+        return found
 
 
 def rate(times_ms: list[int]) -> float:

@@ -96,7 +96,9 @@ def run(request: Request, on_progress: OnProgress = lambda _: None, on_verified:
             try:
                 report.duration_s = storm.run()
                 _verify(running, report, on_verified)
+                report.findings.merge([storm.incidents])
             except (world.StormFailed, StartError) as error:
+                report.findings.merge([storm.incidents])
                 report.failure = str(error)
                 (home / "log-tails.txt").write_text(running.log_tails())
     finally:

@@ -8,10 +8,13 @@ from multiprocessing.process import BaseProcess
 
 from streams import topics
 from tests.chaos.feeder import Gauge, feed
+from tests.chaos.findings import Findings
 from tests.chaos.plan import OF_HISTORY, Disturbance, Kind
 from tests.chaos.watch import Watch
-from tests.chaos.world import StormFailed, World
+from tests.chaos.world import Part, StormFailed, World
 
+ENDED, NOT_STOPPED = "processes that ended by themselves", "processes that did not stop as told"
+INCIDENTS_MAX = 10  # A process that ends whenever it is started would go on for ever.
 TICK_S = 0.1
 STALL_S = 120.0  # Without progress for this long the storm has failed: every wait of the engine is shorter.
 START_STALL_S = 180.0
@@ -68,6 +71,9 @@ class Storm:
         self._on_progress = on_progress
         self.progress = Progress(inputs=members + transactions)
         self._started_s = 0.0
+        self.incidents = Findings()
+        """What processes did that they should not have done."""
+        self.incidents.looked_for(ENDED, NOT_STOPPED)
 
     def run(self) -> float:
         """The storm, and the calm after it: returns when all is answered, mirrored and stopped. Seconds from first to last answer.
@@ -94,12 +100,28 @@ class Storm:
             self._feeder.join()
             self._watch.close()
 
+    def _incident(self, part: Part, kind: str, expected: str, found: str) -> None:
+        """A process did what no disturbance excuses. The storm goes on, for the recount may tell more, but it is not clean."""
+        number = self.incidents.total + 1
+        file = self._world.keep_log(part, number)
+        after = self.progress.hits[-1].text if self.progress.hits else "the start"
+        self.incidents.add(kind, part.name, f"{file}, after {after}", expected, found)
+        if number >= INCIDENTS_MAX:
+            raise StormFailed(f"{number} processes ended by themselves or did not stop as told")
+
+    def _end(self, part: Part) -> None:
+        if complaint := part.end():
+            self._incident(part, NOT_STOPPED, complaint.partition(", not ")[0], complaint.partition(", not ")[2])
+
     # Waiting
 
     def _tick(self) -> None:
         if self._watch.update():
             self._gauge.allowed.value = min(self._watch.answered_total + self._window, self._bound())
-        self._world.check()
+        for part in self._world.parts:
+            if part.has_ended():
+                self._incident(part, ENDED, "a running process", part.exit_text)
+                part.start()  # As whatever supervises it would.
         if self._feeder.exitcode:
             raise StormFailed(f"the feeder ended with exit code {self._feeder.exitcode}; what it says is above")
         progress = self.progress
@@ -183,7 +205,7 @@ class Storm:
         match kind:
             case Kind.WORKER_KILL | Kind.WORKER_KILL_COLD | Kind.WORKER_TERM:
                 assert worker is not None and number is not None
-                worker.end() if kind is Kind.WORKER_TERM else worker.kill()
+                self._end(worker) if kind is Kind.WORKER_TERM else worker.kill()
                 if kind is Kind.WORKER_KILL_COLD:
                     world.lose_state(number)
                 self._pass_time(down_s)
@@ -199,7 +221,7 @@ class Storm:
                 self._running.add(number)
             case Kind.WORKER_REMOVED:
                 assert worker is not None and number is not None
-                worker.end()
+                self._end(worker)
                 self._running.discard(number)
             case Kind.BROKER_KILL | Kind.BROKER_AND_WORKER_KILL:
                 world.kafka.kill()
@@ -250,8 +272,8 @@ class Storm:
         return answered_s
 
     def _stop(self) -> None:
-        """Stop the pipeline in an orderly way. Raises StormFailed when a process does not leave as it should."""
+        """Stop the pipeline in an orderly way."""
         self.progress.phase = "stopping"
-        for part in (*self._world.workers, self._world.sink):
-            part.end()
+        for part in self._world.parts:
+            self._end(part)
         self._on_progress(self.progress)

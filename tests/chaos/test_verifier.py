@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas.records import Enrolment
 from tests.chaos import compare, history, ledger
 from tests.chaos.findings import Findings
 from tests.chaos.ledger import Expected, Line
@@ -24,7 +25,7 @@ def inputs() -> tuple[list[Line], list[Line]]:
     enrolments: list[Line] = []
     transactions: list[Line] = []
     for command in traffic.commands(SEED, MEMBERS, TRANSACTIONS):
-        lines = enrolments if isinstance(command, traffic.Enrolment) else transactions
+        lines = enrolments if isinstance(command, Enrolment) else transactions
         lines.append(Line(len(lines), f"grand/{command.member_id}", command.to_avro()))
     return enrolments, transactions
 
@@ -78,7 +79,10 @@ def _is_refusal(line: Line) -> bool:
 def faultless() -> Results:
     expected = ledger.expect(*inputs())
     members = expected.members
-    events, entries, profiles, audits = [], [], [], []
+    events: list[Line] = []
+    entries: list[Line] = []
+    profiles: list[Line] = []
+    audits: list[Line] = []
     for key, member in members.items():
         for number, event in enumerate(member.events, 1):
             account = {"available_points": event.available, "qualifying_points": event.qualifying, "tier": event.tier}

@@ -25,10 +25,11 @@ STOP_S = 30
 PREFIX = "storm"
 INFANCY_S = STOP_S + 15.0  # Time to import, on a busy machine, and the time that the stop took.
 LOG_TAIL_LINES = 25
+INCIDENT_LINES = 300
 
 
 class StormFailed(Exception):
-    """The pipeline did something that no disturbance excuses: ended by itself, stood still, did not stop. The message has log tails."""
+    """The pipeline stands still, or its processes end again and again: there is no end of the storm to wait for."""
 
 
 class Part(PipelineService):
@@ -48,21 +49,21 @@ class Part(PipelineService):
         super().start(aborted)
         self._born_s = time.monotonic()
 
-    def end(self) -> None:
-        """SIGTERM. Raises StormFailed unless it leaves in time and without a complaint."""
+    def end(self) -> str:
+        """SIGTERM; what is wrong with how it left, empty when it did in time and without a complaint. Gone it is in any case."""
         child = self._child
         if child is None:
-            return
+            return ""
         orderly = self.stop()
         # Until it has imported what it needs it knows nothing of signals, and SIGTERM just ends it.
         is_infant = time.monotonic() - self._born_s < INFANCY_S
-        if not orderly or child.exit_code not in ((0, -signal.SIGTERM) if is_infant else (0,)):
-            raise StormFailed(f"{self.name} was told to stop: {'' if orderly else f'it did not within {STOP_S} s, '}{child.exit_text}")
+        if orderly and child.exit_code in ((0, -signal.SIGTERM) if is_infant else (0,)):
+            return ""
+        return f"exit code 0 within {STOP_S} s, not {child.exit_text}"
 
-    def check(self) -> None:
-        """Raise StormFailed when it has ended by itself. What was killed or stopped on purpose is forgotten by then."""
-        if self._child is not None and self._child.exit_code is not None:
-            raise StormFailed(f"{self.name} ended by itself: {self.exit_text}")
+    def has_ended(self) -> bool:
+        """Whether it ended by itself: what was killed or stopped on purpose is forgotten by then."""
+        return self._child is not None and self._child.exit_code is not None
 
     def kill(self) -> None:
         """SIGKILL; on purpose, so `check` does not mind."""
@@ -99,17 +100,25 @@ class World:
         self.kafka.start()
         self.clickhouse.start()
         kafka.ensure_topics(self.settings, changelogs={name: CHANGELOG_CONFIG for name in changelogs(self.settings)})
-        for part in (*self.workers, self.sink):
+        for part in self.parts:
             part.start()
 
-    def check(self) -> None:
-        """Raises StormFailed when a part has ended by itself."""
-        for part in (*self.workers, self.sink):
-            part.check()
+    @property
+    def parts(self) -> list[Part]:
+        """The processes of the pipeline."""
+        return [*self.workers, self.sink]
+
+    def keep_log(self, part: Part, number: int) -> Path:
+        """Set aside the end of a process's log as it is now: others follow it in the same file."""
+        file = self.home / "incidents" / f"{number}-{part.name}.log"
+        file.parent.mkdir(exist_ok=True)
+        lines = part.log_file.read_text(errors="replace").splitlines()[-INCIDENT_LINES:]
+        file.write_text("\n".join(lines) + "\n")
+        return file
 
     def is_ready(self) -> bool:
         """Whether every part says so."""
-        return all(part.is_really_ready() for part in (*self.workers, self.sink))
+        return all(part.is_really_ready() for part in self.parts)
 
     def state_folders(self) -> list[Path]:
         """The folders in which workers keep their partitions' states, of every process that there was."""
@@ -128,7 +137,7 @@ class World:
 
     def kill_all(self) -> None:
         """Leave no process behind."""
-        services: list[Service] = [*self.workers, self.sink, self.clickhouse, self.kafka]
+        services: list[Service] = [*self.parts, self.clickhouse, self.kafka]
         for service in services:
             service.kill()
 

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -201,20 +200,6 @@ def test_three_workers_come_and_go_under_load(bootstrap: str, prefix: str) -> No
             two.stop()
         wait_until(lambda: processed(bootstrap, prefix) >= RECORDS + 5000, timeout_s=90)
         one.stop()
-    assert differences(bootstrap, prefix) == NONE_WRONG
-
-
-@pytest.mark.chaos
-def test_the_broker_dies_and_comes_back_in_mid_stream(kafka: Any, bootstrap: str, prefix: str) -> None:
-    feeder = threading.Thread(target=log.produce, args=(bootstrap, inputs(prefix, 0, 20_000)))
-    with running(bootstrap, prefix) as worker:
-        feeder.start()
-        wait_until(lambda: processed(bootstrap, prefix) >= 1, timeout_s=60)
-        kafka.kill()
-        kafka.start()
-        feeder.join()
-        wait_until(lambda: processed(bootstrap, prefix) >= 20_000, timeout_s=120)
-        worker.stop()
     assert differences(bootstrap, prefix) == NONE_WRONG
 
 

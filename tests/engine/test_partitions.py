@@ -13,7 +13,7 @@ import pytest
 from streams.engine import EngineConfig, Input, Outgoing, Poison
 from streams.engine.partition import Aborted, Opened
 from streams.engine.reader import Batch, Unreadable
-from streams.engine.recovery import Partitions
+from streams.engine.ownership import Partitions
 from streams.engine.state import StateFailed
 from tests.engine.counting import JsonCodec
 from tests.engine.test_unit import TOPIC, unit
@@ -84,9 +84,14 @@ def opened(app: Any, reader: ScriptedReader | None = None) -> tuple[Partitions, 
 
 def of(partitions: Partitions, app: Any, values: list[bytes], start: int = 0) -> Any:
     made = unit(values, start)
-    made._app, made.epoch = app, partitions.epochs()[0]
+    made._app, made.epoch = app, partitions._owned[0].epoch
     made.decode()
     return made
+
+
+def position(partitions: Partitions) -> int:
+    """Where the partition's next unit starts."""
+    return partitions._owned[0].positions[TOPIC]
 
 
 async def finish(partitions: Partitions) -> None:
@@ -100,7 +105,7 @@ async def test_units_commit_in_order(app: Any) -> None:
     for start in (0, 2):
         await partitions.process(of(partitions, app, [b"1", b"2"], start), lambda one, u: None)
     await finish(partitions)
-    assert partitions.positions() == {TOPIC: 4}
+    assert position(partitions) == 4
     assert producer.committed[-1] == {TOPIC: 4}
 
 
@@ -143,7 +148,7 @@ async def test_a_unit_from_before_a_reset_is_dropped(app: Any) -> None:
     await partitions.process(old, lambda one, u: None)
     await finish(partitions)
     assert producer.committed == []
-    assert partitions.positions() == {TOPIC: 0}
+    assert position(partitions) == 0
 
 
 def agent_of(app: Any, partitions: Partitions) -> None:
@@ -179,7 +184,7 @@ async def test_a_slow_broker_holds_the_reading_back(app: Any) -> None:
     assert reader.position == read == committing[0][TOPIC] + app.config.batch_records_max
     assert max(reader.asked) <= app.config.batch_records_max
     go_on.set()
-    await until(lambda: partitions.positions()[TOPIC] > read)
+    await until(lambda: position(partitions) > read)
     await partitions.release_all()
     assert reader.closed
 
@@ -189,12 +194,12 @@ async def test_reading_goes_on_where_the_last_commit_ended_after_a_rebalance(app
     partitions, producer = opened(app, reader)
     agent_of(app, partitions)
     partitions.start_reading()
-    await until(lambda: partitions.positions()[TOPIC] > 5)
+    await until(lambda: position(partitions) > 5)
     await partitions.settle()
-    settled = partitions.positions()[TOPIC]
+    settled = position(partitions)
     assert producer.committed[-1] == {TOPIC: settled}
     partitions.start_reading()
-    await until(lambda: partitions.positions()[TOPIC] > settled + 5)
+    await until(lambda: position(partitions) > settled + 5)
     assert partitions.failed() == {}
     await partitions.release_all()
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from streams.engine import Input, Outgoing, Poison, Unit
-from streams.engine.recovery import NO_UNIT
 from streams.engine.state import StateFailed
-from streams.engine.unit import CACHED_ROWS_MAX, OUTGOING_MAX, Rows, RowsRefused
+from streams.engine.unit import CACHED_ROWS_MAX, NO_UNIT, OUTGOING_MAX, Rows, RowsRefused
 from tests.engine.counting import JsonCodec
 
 TOPIC = ("in", 0)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,13 @@ def build(bootstrap: str, prefix: str, folder: str, instance: str) -> App:
 
 
 async def main(bootstrap: str, prefix: str, folder: str, instance: str = "one") -> None:
-    started_s = time.monotonic()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     Path(folder).mkdir(parents=True, exist_ok=True)
     app = build(bootstrap, prefix, folder, instance)
     await app.start()
     await app.tables.recovery.completed.wait()
-    print(json.dumps({"opened_s": round(time.monotonic() - started_s, 3), "partitions": len(app.partitions.owned())}), flush=True)
+    print(json.dumps({"partitions": len(app.partitions.owned())}), flush=True)
     await stop.wait()
     await app.stop()
 
