@@ -19,5 +19,6 @@ STATE_BYTES = Gauge("loyalty_engine_state_bytes", "Local disk and write buffers 
 RECOVERY_REMAINING = Gauge("loyalty_engine_recovery_remaining_records", "Changelog records still to read before the partition opens.", ["partition"])
 STANDBY_PARTITIONS = Gauge("loyalty_engine_standby_partitions", "Partitions of other workers of which this one keeps a copy.")
 STANDBY_ROWS = Counter("loyalty_engine_standby_rows", "Changelog rows written into copies of other workers' partitions.")
-STANDBY_LAG = Gauge("loyalty_engine_standby_lag_records", "Changelog records that a copy did not have when it was last compared.", ["partition"])
+STANDBY_LAG = Gauge("loyalty_engine_standby_lag_records", "Changelog records that a copy did not have at its last fetch.", ["partition"])
+STANDBY_FAILURES = Counter("loyalty_engine_standby_failures", "Times that a copy, or all of them, had to be opened again.")
 POISON = Counter("loyalty_engine_poison", "Records that became dead letters. Counted again when their unit is done again.", ["stage", "reason"])

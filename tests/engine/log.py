@@ -26,6 +26,13 @@ def create(bootstrap: str, names: Iterable[str], partitions: int, **config: str)
     wait_until(lambda: all(_answers(bootstrap, name) for name in names), timeout_s=30)
 
 
+def delete(bootstrap: str, topic: str) -> None:
+    """Delete a topic, and return when the broker does not know it any more."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # Kept until the answer is there.
+    admin.delete_topics([topic], operation_timeout=30)[topic].result(30)
+    wait_until(lambda: not exists(bootstrap, topic), timeout_s=30)
+
+
 def exists(bootstrap: str, topic: str) -> bool:
     return topic in AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=30).topics
 

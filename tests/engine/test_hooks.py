@@ -8,6 +8,8 @@ from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.app.base import App
+from faust.assignor.client_assignment import CopartitionedAssignment
+from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
@@ -36,6 +38,7 @@ def test_versions_are_the_ones_the_engine_was_written_against(package: str) -> N
         (TableManager, "_update_channels", ["self"]),
         (TableManager, "on_rebalance", ["self", "assigned", "revoked", "newly_assigned", "generation_id"]),
         (Recovery, "_resume_streams", ["self", "generation_id"]),
+        (PartitionAssignor, "assigned_standbys", ["self"]),
         (App, "_new_transport", ["self"]),
         (App, "_create_directories", ["self"]),
         (App, "_on_partitions_revoked", ["self", "revoked"]),
@@ -70,3 +73,14 @@ def test_aiokafka_does_not_fetch_what_is_paused() -> None:
 def test_aiokafka_leaves_the_group_by_the_idle_time_that_a_fetch_context_resets() -> None:
     assert "self._subscription.fetcher_idle_time" in inspect.getsource(GroupCoordinator._heartbeat_routine)
     assert "self._last_fetch_ended" in inspect.getsource(SubscriptionState.fetch_context)
+
+
+def test_faust_gives_a_partition_to_a_worker_that_has_a_copy() -> None:
+    workers = {"dies": CopartitionedAssignment(topics={"t"}), "lives": CopartitionedAssignment(topics={"t"})}
+    workers = dict(CopartitionedAssignor({"t"}, workers, num_partitions=8, replicas=1).get_assignment())
+    assert workers["lives"].standbys == workers["dies"].actives
+    del workers["dies"]
+    workers["new"] = CopartitionedAssignment(topics={"t"})
+    # Room for all on both: turn by turn, each would get some.
+    after = CopartitionedAssignor({"t"}, workers, num_partitions=8, replicas=1, capacity=8).get_assignment()
+    assert (len(after["lives"].actives), len(after["new"].actives)) == (8, 0)
