@@ -1,6 +1,7 @@
 """`loyalty ...`: one command line over everything. Commands are imported when they are called: `--help` needs no heavy package."""
 
 import asyncio
+import faulthandler
 import importlib
 import json
 import signal
@@ -57,6 +58,7 @@ def _run(process: str, start: Callable[..., Awaitable[None]]) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await start(loaded, configured, stop)
 
+    faulthandler.enable()  # RocksDB and librdkafka are not Python: if one of them takes the process down, the log says from where.
     try:
         loaded = settings.load()
         observability.configure_logging(process, loaded.log_level)

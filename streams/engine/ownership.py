@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,7 @@ class Partitions:
         self._epoch = 0
         self._threads = ThreadPoolExecutor(4 * app.config.partitions + 4, thread_name_prefix="partition")
         self._admin: AdminClient | None = None
+        self._admin_lock = threading.Lock()
         self._readable: set[tuple[str, bytes]] = set()
         self._folder = StateFolder(
             Path(app.config.data_dir) / app.config.app_id,
@@ -389,8 +391,9 @@ class Partitions:
     def _check_topics(self) -> dict[str, Changelog]:
         """Table -> its changelog. Raises Unreadable when a topic has another number of partitions than the app."""
         app = self._app
-        if self._admin is None:
-            self._admin = AdminClient(dict(app.config.client))
+        with self._admin_lock:  # One for all threads: a client that is replaced while it still has answers to give takes the process with it.
+            if self._admin is None:
+                self._admin = AdminClient(dict(app.config.client))
         tables = {table.changelog_name: name for name, table in app.tables.items()}
         timeout_s = app.config.transaction_timeout_s
         described = self._admin.describe_topics(TopicCollection([*app.source_types, *tables]), request_timeout=timeout_s)
