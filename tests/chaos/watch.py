@@ -39,7 +39,7 @@ class Watch:
     def _sink(self, stream: str) -> Consumer:
         group = f"{self._settings.topic_prefix}.sink-clickhouse-{stream}"
         return Consumer(self._config | {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed",
-                                        "enable.partition.eof": True})  # fmt: skip
+                                        "enable.partition.eof": True, "fetch.wait.max.ms": 10})  # fmt: skip
 
     @property
     def answered_total(self) -> int:

@@ -43,7 +43,7 @@ def read(bootstrap: str, topic: str, record: str) -> list[Line]:
     """All committed records of a topic, by partition and offset."""
     schema = fastavro.parse_schema(json.loads((AVRO / f"{record}.avsc").read_text()))
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "oracle", "isolation.level": "read_committed",
-                         "enable.partition.eof": True, "enable.auto.commit": False})  # fmt: skip
+                         "enable.partition.eof": True, "enable.auto.commit": False, "fetch.wait.max.ms": 10})  # fmt: skip
     lines: list[Line] = []
     try:
         partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
