@@ -4,13 +4,13 @@ import io
 import json
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import fastavro
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from rocksdict import AccessType, Options, Rdict
 
 from tests.chaos.ledger import Line
@@ -18,6 +18,7 @@ from tests.e2e.oracle import AVRO
 
 HEADER_BYTES = 5  # Magic byte and schema id.
 SILENCE_S = 60
+LOOK_S = 5.0  # Nothing depends on it: what has not been seen by then is seen when it is read.
 BATCH_RECORDS, BATCH_WAIT_S = 5_000, 0.05  # The last batch of a topic waits in vain.
 OFFSET = struct.Struct(">q")
 
@@ -45,10 +46,20 @@ def decode(data: bytes, record: str) -> Any:
 class Log:
     """Reads one partition of one topic after the other, with one consumer: making and closing one takes longer than a short topic."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, topics: Iterable[str] = ()) -> None:
+        """`topics`: those that will be read. The first look at a topic takes a second, so all of them are looked at together."""
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verifier", "isolation.level": "read_committed",
                                    "enable.partition.eof": True, "enable.auto.commit": False, "auto.offset.reset": "error",
                                    "fetch.wait.max.ms": 10})  # Or the end of every topic would take half a second. fmt: skip
+
+        self._look_at([TopicPartition(topic, 0, OFFSET_END) for topic in topics])
+
+    def _look_at(self, ends: list[TopicPartition]) -> None:
+        self._consumer.assign(ends)
+        seen, deadline_s = 0, time.monotonic() + LOOK_S
+        while seen < len(ends) and time.monotonic() < deadline_s:
+            seen += len(self._consumer.consume(len(ends) - seen, timeout=BATCH_WAIT_S))
+        self._consumer.unassign()
 
     def __enter__(self) -> Self:
         return self

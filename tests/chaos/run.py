@@ -47,6 +47,8 @@ class Report:
     """From the first to the last answer."""
     verify_s: float = 0.0
     compared: int = 0
+    markers_dropped: int = 0
+    """World.markers_dropped: a fault of the broker that explains differences."""
     folder: Path | None = None
     """Logs, broker data, states and stories of members that differ; None when it was removed."""
 
@@ -72,7 +74,7 @@ class Report:
         return {
             "seed": request.seed, "inputs": request.inputs, "workers": request.workers, "partitions": request.partitions,
             "duration_s": round(self.duration_s, 1), "inputs_per_s": round(self.inputs_per_s), "verify_s": round(self.verify_s, 1),
-            "compared": self.compared, "clean": self.is_clean, "failure": self.failure, "folder": str(self.folder or ""),
+            "compared": self.compared, "markers_dropped": self.markers_dropped, "clean": self.is_clean, "failure": self.failure, "folder": str(self.folder or ""),
             "resumed_s": {kind.value: {"count": len(times), "p50": round(median(times), 1), "max": round(max(times), 1)}
                           for kind, times in self.by_kind().items() if times},
             "disturbances": [asdict(hit) for hit in self.hits],
@@ -100,6 +102,9 @@ def run(request: Request, on_progress: OnProgress = lambda _: None, on_verified:
             except (world.StormFailed, StartError) as error:
                 report.findings.merge([storm.incidents])
                 report.failure = str(error)
+            finally:
+                report.markers_dropped = running.markers_dropped()
+            if report.failure:
                 (home / "log-tails.txt").write_text(running.log_tails())
     finally:
         if report.is_clean and not request.keep:

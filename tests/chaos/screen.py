@@ -89,6 +89,9 @@ def show(console: Console, report: Report) -> None:
         console.print(differences)
     for sample in report.findings.samples:
         console.print(Text(str(sample)), soft_wrap=True)
+    if report.markers_dropped:
+        said = f"The broker dropped transaction markers {report.markers_dropped} times (KAFKA-20734): aborted records may have become visible."
+        console.print(Text(said, "bold yellow"), soft_wrap=True)
     if report.failure:
         console.print(Text(report.failure, "bold red"), soft_wrap=True)
     if report.folder:

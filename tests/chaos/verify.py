@@ -16,6 +16,7 @@ from tests.chaos.findings import Findings
 
 PROCESSES = 2
 IN_PROCESS_INPUTS_MAX = 100_000  # Below it, starting processes takes longer than they save.
+STREAMS = ("enrolments.v1", "transactions.v1", "events.v1", "ledger-entries.v1", "profiles.v1", "dead-letters.v1", "sync-audit.v1")
 TABLES = {"accounts": "account", "outcomes": "outcome", "waiting": "waiting_commands"}
 
 
@@ -54,7 +55,8 @@ def _parts(settings: Settings, folders: list[Path], inputs: int) -> Iterator[Ver
     """Of every partition, as they come."""
     partitions = range(settings.kafka_partitions)
     if inputs <= IN_PROCESS_INPUTS_MAX:
-        yield from (verify_partition(settings, folders, partition) for partition in partitions)
+        with _log(settings) as log:
+            yield from (_verify_log(settings, folders, partition, log) for partition in partitions)
         return
     with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(verify_partition, settings, folders, partition) for partition in partitions]
@@ -63,8 +65,13 @@ def _parts(settings: Settings, folders: list[Path], inputs: int) -> Iterator[Ver
 
 def verify_partition(settings: Settings, folders: list[Path], partition: int) -> Verdict:
     """Everything that one partition holds."""
-    with records.Log(settings.kafka_bootstrap_servers) as log:
+    with _log(settings) as log:
         return _verify_log(settings, folders, partition, log)
+
+
+def _log(settings: Settings) -> records.Log:
+    names = (*STREAMS, *(f"worker-{table}-changelog" for table in TABLES))
+    return records.Log(settings.kafka_bootstrap_servers, [f"{settings.topic_prefix}.{name}" for name in names])
 
 
 def _verify_log(settings: Settings, folders: list[Path], partition: int, log: records.Log) -> Verdict:

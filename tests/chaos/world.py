@@ -26,6 +26,7 @@ PREFIX = "storm"
 INFANCY_S = STOP_S + 15.0  # Time to import, on a busy machine, and the time that the stop took.
 LOG_TAIL_LINES = 25
 INCIDENT_LINES = 300
+DROPPED_MARKERS = "Couldn't find leader endpoint for partitions"
 
 
 class StormFailed(Exception):
@@ -123,6 +124,11 @@ class World:
     def state_folders(self) -> list[Path]:
         """The folders in which workers keep their partitions' states, of every process that there was."""
         return sorted((self.home / "state").glob(f"worker-*/{app_id(self.settings)}/*"))
+
+    def markers_dropped(self) -> int:
+        """How often the broker gave up transaction markers for partitions without a leader (KAFKA-20734): what it then aborted becomes
+        visible with the producer's next commit, and no client can help it. Differences of such a storm are not the pipeline's."""
+        return sum(DROPPED_MARKERS in line for line in self.kafka.log_file.open(errors="replace"))
 
     def lose_state(self, worker: int) -> None:
         shutil.rmtree(self.home / "state" / self.workers[worker].name, ignore_errors=True)
