@@ -74,7 +74,8 @@ class Report:
         return {
             "seed": request.seed, "inputs": request.inputs, "workers": request.workers, "partitions": request.partitions,
             "duration_s": round(self.duration_s, 1), "inputs_per_s": round(self.inputs_per_s), "verify_s": round(self.verify_s, 1),
-            "compared": self.compared, "markers_dropped": self.markers_dropped, "clean": self.is_clean, "failure": self.failure, "folder": str(self.folder or ""),
+            "compared": self.compared, "markers_dropped": self.markers_dropped,
+            "clean": self.is_clean, "failure": self.failure, "folder": str(self.folder or ""),
             "resumed_s": {kind.value: {"count": len(times), "p50": round(median(times), 1), "max": round(max(times), 1)}
                           for kind, times in self.by_kind().items() if times},
             "disturbances": [asdict(hit) for hit in self.hits],
