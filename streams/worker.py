@@ -9,6 +9,7 @@ from typing import Any
 import aiokafka.helpers
 import faust
 from aiohttp import web
+from aiokafka.errors import KafkaConnectionError
 
 from schemas.contract import member_key
 from streams import kafka, observability, topics
@@ -73,18 +74,20 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     ready: list[App] = []
     server = await observability.serve(_web(settings, ready), settings.http_host, settings.http_port)
     try:
-        if not await kafka.wait_for_topics(settings, stop, changelogs={name: CHANGELOG_CONFIG for name in changelogs(settings)}):
-            return
-        app = build(settings, configuration)
-        try:
-            await app.start()
-            ready.append(app)
-            log.info("worker.started", extra={"group": app_id(settings)})
-            await _until_stopped(app, stop)
-        finally:
-            ready.clear()
-            await app.stop()
-            log.info("worker.stopped")
+        while await kafka.wait_for_topics(settings, stop, changelogs={name: CHANGELOG_CONFIG for name in changelogs(settings)}):
+            app = build(settings, configuration)
+            try:
+                await app.start()
+                ready.append(app)
+                log.info("worker.started", extra={"group": app_id(settings)})
+                await _until_stopped(app, stop)
+                return
+            except KafkaConnectionError as error:  # The broker went away between two steps of the start: it is waited for again.
+                log.warning("worker.not_started", extra={"error": str(error)})
+            finally:
+                ready.clear()
+                await app.stop()
+                log.info("worker.stopped")
     finally:
         await server.cleanup()
 

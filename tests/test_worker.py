@@ -1,0 +1,60 @@
+"""The worker process around the engine: what passes is waited for, what does not ends it with the reason."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from streams import worker
+from streams.errors import LoyaltyError
+from streams.settings import Settings
+
+SETTINGS = Settings(voucher_key="k" * 16, http_port=0)
+
+
+class ScriptedApp:
+    """What `run` asks of the engine's app; its starts end as they are told to."""
+
+    def __init__(self, failures: list[Exception], stop: asyncio.Event, crash: Exception | None = None) -> None:
+        self._failures, self._stop, self.crash_reason = failures, stop, crash
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self._failures:
+            raise self._failures.pop(0)
+        if self.crash_reason is None:
+            self._stop.set()
+
+    async def wait_until_stopped(self) -> None:
+        if self.crash_reason is None:
+            await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def run(monkeypatch: pytest.MonkeyPatch, failures: list[Exception], crash: Exception | None = None) -> list[ScriptedApp]:
+    stop, apps = asyncio.Event(), list[ScriptedApp]()
+
+    async def topics_are_there(*_: Any, **__: Any) -> bool:
+        return True
+
+    def build(*_: Any) -> ScriptedApp:
+        apps.append(ScriptedApp(failures, stop, crash))
+        return apps[-1]
+
+    monkeypatch.setattr(worker.kafka, "wait_for_topics", topics_are_there)
+    monkeypatch.setattr(worker, "build", build)
+    await asyncio.wait_for(worker.run(SETTINGS, None, stop), 10)  # type: ignore[arg-type]
+    return apps
+
+
+async def test_a_broker_that_goes_away_during_the_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    apps = await run(monkeypatch, [KafkaConnectionError("Unable to bootstrap")] * 2)
+    assert [app.stopped for app in apps] == [True] * 3
+
+
+async def test_an_engine_that_stops_by_itself_ends_the_worker_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoyaltyError, match="the engine stopped: records expired"):
+        await run(monkeypatch, [], crash=RuntimeError("records expired"))
