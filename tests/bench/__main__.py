@@ -3,8 +3,6 @@
 import json
 import os
 import platform
-import shlex
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +40,7 @@ def main(rounds: int, events: int, only: str, quick: bool, json_file: Path | Non
         rounds, events = 1, 40_000
     results: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
+        "command": f'make bench ARGS="--rounds {rounds} --events {events}"',
         "machine": _machine(),
     }
     with rig() as place:
