@@ -148,7 +148,7 @@ class Partitions:
         try:
             owned.underway = 0
             await loop.run_in_executor(self._threads, owned.reader.start, dict(owned.positions))
-            while self._owned.get(partition) is owned and owned.epoch == epoch:
+            while self._is_current(partition, owned, epoch):
                 room = self._app.config.batch_records_max - (len(owned.pending) if owned.pending is not None else 0)
                 if room <= 0 or owned.underway >= UNDERWAY_MAX:
                     owned.room.clear()
@@ -166,13 +166,16 @@ class Partitions:
                     owned.last_read = len(unit)
                     await self._deliver(unit)
         except Unreadable as error:
-            if self._owned.get(partition) is owned and owned.epoch == epoch:
+            if self._is_current(partition, owned, epoch):
                 log.critical("engine.stopped", extra={"reason": str(error)})
                 await self._app.crash(error)
         except Exception as error:
             log.warning("engine.read_failed", extra={"partition": partition}, exc_info=True)
-            if self._owned.get(partition) is owned and owned.epoch == epoch:
+            if self._is_current(partition, owned, epoch):
                 self._fail(partition, "READ_FAILED", f"{type(error).__name__}: {error}")
+
+    def _is_current(self, partition: int, owned: Owned, epoch: int) -> bool:
+        return self._owned.get(partition) is owned and owned.epoch == epoch
 
     def _next_unit(self, partition: int, owned: Owned, epoch: int, records_max: int) -> Unit | None:
         """In a thread: read and decode, beside the last unit's commit."""

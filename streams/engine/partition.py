@@ -119,7 +119,7 @@ class PartitionProducer:
         """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
         whoever takes over knows how far the rows go that those offsets stand for."""
 
-    def open(self, sources: Iterable[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck) -> Opened:
+    def open(self, sources: Sequence[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck) -> Opened:
         """Fence the previous owner, then read where to go on, and bring the state up to the changelogs' ends. Maps tables to changelogs.
 
         `check(table, rows)` raises Unreadable for rows that this program cannot read. Raises Unreadable when going on would lose records or
@@ -181,7 +181,7 @@ class PartitionProducer:
             reader.close()
             raise
 
-    def _end_what_hangs(self, topics: set[str], sources: Iterable[str] = ()) -> None:
+    def _end_what_hangs(self, topics: set[str], sources: Sequence[str] = ()) -> None:
         """Abort what earlier owners may have left open in these topics, and among the group's offsets, by a transaction that is aborted.
 
         init_transactions should have done that. But a broker that loads a transaction before it knows who leads the partitions takes them

@@ -23,7 +23,7 @@ from streams.engine import metrics
 from streams.engine.partition import Changelog
 from streams.engine.reader import CONFIG as READER_CONFIG
 from streams.engine.reader import Unreadable
-from streams.engine.state import NO_SPACE, PartitionState, StateFailed, StateFolder
+from streams.engine.state import PartitionState, StateFailed, StateFolder
 
 log = logging.getLogger(__name__)
 
@@ -296,8 +296,8 @@ class Standbys:
         self._failed(partition, error)
 
     def _drop_damaged(self, partition: int, error: BaseException) -> None:
-        """Empty a closed state that cannot be read or written. A full disk harms none."""
-        if not isinstance(error, StateFailed) or NO_SPACE in str(error):
+        """Empty a closed state that cannot be read or written. One that is sound, on a full disk or in another's hands, is kept."""
+        if not isinstance(error, StateFailed) or error.may_pass:
             return
         try:
             self._folder.open_empty(partition).close()
