@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from schemas.currencies import MINOR_UNIT_DIGITS
-from schemas.records import Enrolment, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+from schemas.records import Enrolment, MemberOperation, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
 
 PROGRAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ID_CHARACTERS_MAX = 128
@@ -23,7 +23,7 @@ AMOUNT_MINOR_MAX = 10**15
 NIGHTS_MAX = 3660
 LINE_ITEMS_MAX = 1000
 
-Command = Enrolment | Transaction | ProfileChange | OfferActivation
+Command = Enrolment | Transaction | ProfileChange | OfferActivation | MemberOperation
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def render() -> str:
     """The text of records.py for the schemas as they are on disk. Raises ValueError when two files define one name differently."""
     types: dict[str, Any] = {}
     for schema in avsc.load_all().values():
-        _collect(schema, types)
+        _collect(avsc.expanded(schema), types)
     return HEADER + "".join(_render_enum(t) if t["type"] == "enum" else _render_record(t) for t in types.values())
 
 

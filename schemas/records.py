@@ -12,6 +12,271 @@ class MemberStatus(StrEnum):
     UNKNOWN = "UNKNOWN"
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
+    MERGED = "MERGED"
+    ERASED = "ERASED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lot:
+    """Points that came in together and expire together. points = remaining + held + spent + expired + clawed + settled, each 0 or more."""
+
+    SCHEMA: ClassVar[str] = "Lot"
+
+    lot_id: str
+    """Id of the transaction that made it, or one derived from it."""
+    points: int
+    """Points it began with."""
+    remaining: int
+    """Can be spent, or are pending."""
+    held: int = 0
+    """Set aside by holds."""
+    spent: int = 0
+    """Left by redemptions, captures, transfers and adjustments."""
+    expired: int = 0
+    """Left by expiry."""
+    clawed: int = 0
+    """Taken back by reversals of this transaction or of another."""
+    settled: int = 0
+    """Paid a debt when they came in."""
+    reversed: int = 0
+    """Points of it that reversals asked for; of these what was spent was recovered from other lots, or is debt."""
+    claw_when_released: int = 0
+    """Held points that a reversal asked for: they are taken when the hold ends."""
+    qualifying: int = 0
+    """Points of it that count for the tier."""
+    earned_at_ms: int
+    """Effective time."""
+    expires_at_ms: int | None = None
+    """First instant at which they cannot be spent any more; empty: never."""
+    available_from_ms: int | None = None
+    """Pending until then."""
+    pending: bool = False
+    """They cannot be spent yet."""
+    extended_by_activity: bool = False
+    """Every activity of the member moves their expiry."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Lot":
+        return cls(
+            lot_id=data["lot_id"],
+            points=data["points"],
+            remaining=data["remaining"],
+            held=data["held"],
+            spent=data["spent"],
+            expired=data["expired"],
+            clawed=data["clawed"],
+            settled=data["settled"],
+            reversed=data["reversed"],
+            claw_when_released=data["claw_when_released"],
+            qualifying=data["qualifying"],
+            earned_at_ms=data["earned_at_ms"],
+            expires_at_ms=data["expires_at_ms"],
+            available_from_ms=data["available_from_ms"],
+            pending=data["pending"],
+            extended_by_activity=data["extended_by_activity"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "lot_id": self.lot_id,
+            "points": self.points,
+            "remaining": self.remaining,
+            "held": self.held,
+            "spent": self.spent,
+            "expired": self.expired,
+            "clawed": self.clawed,
+            "settled": self.settled,
+            "reversed": self.reversed,
+            "claw_when_released": self.claw_when_released,
+            "qualifying": self.qualifying,
+            "earned_at_ms": self.earned_at_ms,
+            "expires_at_ms": self.expires_at_ms,
+            "available_from_ms": self.available_from_ms,
+            "pending": self.pending,
+            "extended_by_activity": self.extended_by_activity,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LotPart:
+    """Points of one lot."""
+
+    SCHEMA: ClassVar[str] = "LotPart"
+
+    lot_id: str
+    """The lot: id of the transaction that made it, or one derived from it."""
+    points: int
+    """Points of it, above 0."""
+    expires_at_ms: int | None = None
+    """First instant at which they cannot be spent any more; empty: never."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "LotPart":
+        return cls(
+            lot_id=data["lot_id"],
+            points=data["points"],
+            expires_at_ms=data["expires_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "lot_id": self.lot_id,
+            "points": self.points,
+            "expires_at_ms": self.expires_at_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Points set aside for one purpose."""
+
+    SCHEMA: ClassVar[str] = "Hold"
+
+    hold_id: str
+    """transaction_id of the HOLD."""
+    parts: tuple[LotPart, ...]
+    """From which lots, in the order in which they are captured."""
+    expires_at_ms: int | None = None
+    """When they are let go by themselves; empty: never."""
+    placed_at_ms: int
+    """Effective time."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Hold":
+        return cls(
+            hold_id=data["hold_id"],
+            parts=tuple((LotPart.from_avro(x) for x in data["parts"])),
+            expires_at_ms=data["expires_at_ms"],
+            placed_at_ms=data["placed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "hold_id": self.hold_id,
+            "parts": list((x.to_avro() for x in self.parts)),
+            "expires_at_ms": self.expires_at_ms,
+            "placed_at_ms": self.placed_at_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualifyingBucket:
+    """Qualifying points of one period."""
+
+    SCHEMA: ClassVar[str] = "QualifyingBucket"
+
+    starts_at_ms: int
+    """First instant of the period (a day, a year, or 0 for a lifetime) in the programme's time zone, milliseconds since 1970."""
+    points: int
+    """Qualifying points of it."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "QualifyingBucket":
+        return cls(
+            starts_at_ms=data["starts_at_ms"],
+            points=data["points"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "starts_at_ms": self.starts_at_ms,
+            "points": self.points,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferUse:
+    """What a member made of an offer."""
+
+    SCHEMA: ClassVar[str] = "OfferUse"
+
+    offer_id: str
+    """The offer."""
+    period_starts_at_ms: int
+    """Period of the activation, milliseconds since 1970; 0: the offer has no periods."""
+    asked: bool = False
+    """The budget was asked and has not answered."""
+    uses: int = 0
+    """Sales that earned its bonus."""
+    points: int = 0
+    """Bonus points it gave."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "OfferUse":
+        return cls(
+            offer_id=data["offer_id"],
+            period_starts_at_ms=data["period_starts_at_ms"],
+            asked=data["asked"],
+            uses=data["uses"],
+            points=data["points"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "offer_id": self.offer_id,
+            "period_starts_at_ms": self.period_starts_at_ms,
+            "asked": self.asked,
+            "uses": self.uses,
+            "points": self.points,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleUse:
+    """Points that an earning rule gave within a period."""
+
+    SCHEMA: ClassVar[str] = "RuleUse"
+
+    rule_id: str
+    """The rule."""
+    period_starts_at_ms: int
+    """First instant of the period, milliseconds since 1970."""
+    points: int
+    """Points it gave within it."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "RuleUse":
+        return cls(
+            rule_id=data["rule_id"],
+            period_starts_at_ms=data["period_starts_at_ms"],
+            points=data["points"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "rule_id": self.rule_id,
+            "period_starts_at_ms": self.period_starts_at_ms,
+            "points": self.points,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVoucher:
+    """A voucher that can be redeemed."""
+
+    SCHEMA: ClassVar[str] = "OpenVoucher"
+
+    voucher_code: str
+    """Its code."""
+    reward_code: str
+    """What it is good for."""
+    expires_at_ms: int | None = None
+    """First instant at which it cannot be redeemed any more; empty: never."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "OpenVoucher":
+        return cls(
+            voucher_code=data["voucher_code"],
+            reward_code=data["reward_code"],
+            expires_at_ms=data["expires_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "voucher_code": self.voucher_code,
+            "reward_code": self.reward_code,
+            "expires_at_ms": self.expires_at_ms,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +315,46 @@ class Account:
     """Offers the member opted in to."""
     enrolled_at_ms: int
     """When the member joined, in the source system, UTC."""
+    pending_points: int = 0
+    """Points that cannot be spent yet."""
+    held_points: int = 0
+    """Points set aside by holds."""
+    debt_points: int = 0
+    """Points that the member owes after reversals: paid by what comes in next."""
+    entry_hash: str = ''
+    """Hash of the member's last ledger entry: the next one is chained to it."""
+    lots: tuple[Lot, ...] = ()
+    """Open lots, in the order in which they are spent: soonest expiry first, then by effective time and id."""
+    holds: tuple[Hold, ...] = ()
+    """Open holds."""
+    qualifying: tuple[QualifyingBucket, ...] = ()
+    """Qualifying points by period, oldest first; qualifying_points is the sum of those that count now."""
+    tier_valid_until_ms: int | None = None
+    """When the tier is looked at again; empty: it has no end."""
+    offer_uses: tuple[OfferUse, ...] = ()
+    """What became of the offers the member opted in to."""
+    rule_uses: tuple[RuleUse, ...] = ()
+    """How far the caps of earning rules are used."""
+    vouchers: tuple[OpenVoucher, ...] = ()
+    """Vouchers that can be redeemed."""
+    scheduled_status: MemberStatus | None = None
+    """Status that takes effect at scheduled_at_ms."""
+    scheduled_at_ms: int | None = None
+    """When scheduled_status takes effect."""
+    scheduled_reason: str | None = None
+    """Why."""
+    merged_into: str | None = None
+    """Member that took over all of this one's points; whatever is sent to this one is decided there."""
+    pool_member_id: str | None = None
+    """Member who receives what this one earns."""
+    last_activity_at_ms: int | None = None
+    """Effective time of the last earn or redemption."""
+    clock_ms: int = 0
+    """Up to this instant of the log's time all that was due has happened, milliseconds since 1970."""
+    due_at_ms: int | None = None
+    """Instant under which the member stands in the table of due times."""
+    moved_from: tuple[str, ...] = ()
+    """Members whose points were merged into this one."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Account":
@@ -69,6 +374,26 @@ class Account:
             source_versions=data["source_versions"],
             active_offers=tuple(data["active_offers"]),
             enrolled_at_ms=data["enrolled_at_ms"],
+            pending_points=data["pending_points"],
+            held_points=data["held_points"],
+            debt_points=data["debt_points"],
+            entry_hash=data["entry_hash"],
+            lots=tuple((Lot.from_avro(x) for x in data["lots"])),
+            holds=tuple((Hold.from_avro(x) for x in data["holds"])),
+            qualifying=tuple((QualifyingBucket.from_avro(x) for x in data["qualifying"])),
+            tier_valid_until_ms=data["tier_valid_until_ms"],
+            offer_uses=tuple((OfferUse.from_avro(x) for x in data["offer_uses"])),
+            rule_uses=tuple((RuleUse.from_avro(x) for x in data["rule_uses"])),
+            vouchers=tuple((OpenVoucher.from_avro(x) for x in data["vouchers"])),
+            scheduled_status=None if data["scheduled_status"] is None else MemberStatus(data["scheduled_status"]),
+            scheduled_at_ms=data["scheduled_at_ms"],
+            scheduled_reason=data["scheduled_reason"],
+            merged_into=data["merged_into"],
+            pool_member_id=data["pool_member_id"],
+            last_activity_at_ms=data["last_activity_at_ms"],
+            clock_ms=data["clock_ms"],
+            due_at_ms=data["due_at_ms"],
+            moved_from=tuple(data["moved_from"]),
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -88,6 +413,55 @@ class Account:
             "source_versions": dict(self.source_versions),
             "active_offers": list(self.active_offers),
             "enrolled_at_ms": self.enrolled_at_ms,
+            "pending_points": self.pending_points,
+            "held_points": self.held_points,
+            "debt_points": self.debt_points,
+            "entry_hash": self.entry_hash,
+            "lots": list((x.to_avro() for x in self.lots)),
+            "holds": list((x.to_avro() for x in self.holds)),
+            "qualifying": list((x.to_avro() for x in self.qualifying)),
+            "tier_valid_until_ms": self.tier_valid_until_ms,
+            "offer_uses": list((x.to_avro() for x in self.offer_uses)),
+            "rule_uses": list((x.to_avro() for x in self.rule_uses)),
+            "vouchers": list((x.to_avro() for x in self.vouchers)),
+            "scheduled_status": None if self.scheduled_status is None else self.scheduled_status.value,
+            "scheduled_at_ms": self.scheduled_at_ms,
+            "scheduled_reason": self.scheduled_reason,
+            "merged_into": self.merged_into,
+            "pool_member_id": self.pool_member_id,
+            "last_activity_at_ms": self.last_activity_at_ms,
+            "clock_ms": self.clock_ms,
+            "due_at_ms": self.due_at_ms,
+            "moved_from": list(self.moved_from),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much of an offer's budget is reserved, the value of the budgets table."""
+
+    SCHEMA: ClassVar[str] = "Budget"
+
+    reserved_points: int
+    """Sum of what was granted."""
+    grants: int
+    """How many activations were granted."""
+    denials: int
+    """How many were not."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Budget":
+        return cls(
+            reserved_points=data["reserved_points"],
+            grants=data["grants"],
+            denials=data["denials"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "reserved_points": self.reserved_points,
+            "grants": self.grants,
+            "denials": self.denials,
         }
 
 
@@ -172,6 +546,31 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A member has something due, a value of the due table: the key says when."""
+
+    SCHEMA: ClassVar[str] = "Due"
+
+    program_id: str
+    """Loyalty programme, a slug of a-z, 0-9 and '-'. One deployment serves several."""
+    member_id: str
+    """The member."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Due":
+        return cls(
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
     """A member joins a programme. Nothing but an enrolment makes a member: what arrives earlier for the same member waits for it."""
 
@@ -230,11 +629,26 @@ class EntryKind(StrEnum):
     REDEEM = "REDEEM"
     REVERSAL = "REVERSAL"
     ADJUSTMENT = "ADJUSTMENT"
+    HOLD = "HOLD"
+    CAPTURE = "CAPTURE"
+    RELEASE = "RELEASE"
+    ACTIVATION = "ACTIVATION"
+    EXPIRY = "EXPIRY"
+    DEBT_PAYMENT = "DEBT_PAYMENT"
+    REFUND = "REFUND"
+    TRANSFER_OUT = "TRANSFER_OUT"
+    TRANSFER_IN = "TRANSFER_IN"
+    TRANSFER_RETURN = "TRANSFER_RETURN"
+    MERGE_OUT = "MERGE_OUT"
+    MERGE_IN = "MERGE_IN"
+    POOL_OUT = "POOL_OUT"
+    POOL_IN = "POOL_IN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """One posting: points_delta to the member's available points and the opposite to counter_account, so that every entry sums to zero."""
+    """One posting of double entry: points_delta to an account of the member and the opposite to counter_account, so that every entry sums
+    to zero. Hashes chain a member's entries: one that was changed or left out shows."""
 
     SCHEMA: ClassVar[str] = "LedgerEntry"
 
@@ -247,17 +661,17 @@ class LedgerEntry:
     entry_sequence: int
     """Number of this entry within the member's entries, from 1 without gaps."""
     transaction_id: str
-    """Transaction that was posted."""
+    """Transaction that was posted; for what happens by itself, what was due."""
     kind: EntryKind
     """Why points moved."""
     points_delta: int
-    """Change of the member's available points, never 0."""
+    """Change of `account`, never 0."""
     balance_after: int
-    """Available points after this entry."""
+    """Points of `account` after this entry; debt is below 0."""
     counter_account: str
-    """Account on the other side: issued, redeemed or adjusted."""
+    """Account on the other side: issued, redeemed, adjusted, expired or in_transit; or the member's own pending, held, debt."""
     rule_id: str
-    """Rule that computed the points."""
+    """Rule that computed the points, or what moved them."""
     reverses_transaction_id: str | None = None
     """REVERSAL: the transaction that was taken back."""
     source_system: str
@@ -269,13 +683,27 @@ class LedgerEntry:
     reason: str | None = None
     """Reason that the command gave."""
     occurred_at_ms: int
-    """When it happened in the source system, UTC."""
+    """Effective time: when it happened in the source system, or was due, UTC."""
     ingested_at_ms: int
     """When the broker appended the inbound record that caused this, UTC."""
     recorded_at_ms: int
     """When the worker decided it, UTC, by the worker's clock."""
     correlation_id: str | None = None
     """Follows one request through all topics: the correlation_id header of the inbound record."""
+    account: str = 'available'
+    """The member's account: available, pending, held or debt. Whenever available points move, it is available."""
+    rule_version: int = 0
+    """Version of the programme whose rule it was."""
+    available_after: int = 0
+    """The member's available points after this entry."""
+    lots: tuple[LotPart, ...] = ()
+    """The lots whose points moved."""
+    counter_member_id: str | None = None
+    """Transfers, merges and pools: the other member."""
+    previous_hash: str = ''
+    """entry_hash of the member's entry before; empty for the first."""
+    entry_hash: str = ''
+    """SHA-256 over the previous hash and this entry's content, 32 hex characters."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "LedgerEntry":
@@ -299,6 +727,13 @@ class LedgerEntry:
             ingested_at_ms=data["ingested_at_ms"],
             recorded_at_ms=data["recorded_at_ms"],
             correlation_id=data["correlation_id"],
+            account=data["account"],
+            rule_version=data["rule_version"],
+            available_after=data["available_after"],
+            lots=tuple((LotPart.from_avro(x) for x in data["lots"])),
+            counter_member_id=data["counter_member_id"],
+            previous_hash=data["previous_hash"],
+            entry_hash=data["entry_hash"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -322,6 +757,13 @@ class LedgerEntry:
             "ingested_at_ms": self.ingested_at_ms,
             "recorded_at_ms": self.recorded_at_ms,
             "correlation_id": self.correlation_id,
+            "account": self.account,
+            "rule_version": self.rule_version,
+            "available_after": self.available_after,
+            "lots": list((x.to_avro() for x in self.lots)),
+            "counter_member_id": self.counter_member_id,
+            "previous_hash": self.previous_hash,
+            "entry_hash": self.entry_hash,
         }
 
 
@@ -338,6 +780,15 @@ class LoyaltyEventKind(StrEnum):
     ACCOUNT_SUSPENDED = "ACCOUNT_SUSPENDED"
     ACCOUNT_REACTIVATED = "ACCOUNT_REACTIVATED"
     COMMAND_REFUSED = "COMMAND_REFUSED"
+    VOUCHER_REDEEMED = "VOUCHER_REDEEMED"
+    VOUCHER_CANCELLED = "VOUCHER_CANCELLED"
+    VOUCHER_EXPIRED = "VOUCHER_EXPIRED"
+    TIER_RETAINED = "TIER_RETAINED"
+    OFFER_ENDED = "OFFER_ENDED"
+    MEMBER_MERGED = "MEMBER_MERGED"
+    MEMBER_ERASED = "MEMBER_ERASED"
+    STATUS_SCHEDULED = "STATUS_SCHEDULED"
+    POOL_CHANGED = "POOL_CHANGED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +805,14 @@ class AccountSnapshot:
     """Points that can be spent."""
     qualifying_points: int
     """Points that count for the tier; spending does not lower them."""
+    pending_points: int = 0
+    """Points that cannot be spent yet."""
+    held_points: int = 0
+    """Points set aside by holds."""
+    debt_points: int = 0
+    """Points that the member owes: paid by what comes in next."""
+    tier_valid_until_ms: int | None = None
+    """When the tier is looked at again; empty: it has no end."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "AccountSnapshot":
@@ -362,6 +821,10 @@ class AccountSnapshot:
             tier=data["tier"],
             available_points=data["available_points"],
             qualifying_points=data["qualifying_points"],
+            pending_points=data["pending_points"],
+            held_points=data["held_points"],
+            debt_points=data["debt_points"],
+            tier_valid_until_ms=data["tier_valid_until_ms"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -370,6 +833,10 @@ class AccountSnapshot:
             "tier": self.tier,
             "available_points": self.available_points,
             "qualifying_points": self.qualifying_points,
+            "pending_points": self.pending_points,
+            "held_points": self.held_points,
+            "debt_points": self.debt_points,
+            "tier_valid_until_ms": self.tier_valid_until_ms,
         }
 
 
@@ -451,6 +918,18 @@ class LoyaltyEvent:
     """When the worker decided it, UTC, by the worker's clock."""
     correlation_id: str | None = None
     """Follows one request through all topics: the correlation_id header of the inbound record."""
+    movement: EntryKind | None = None
+    """BALANCE_CHANGED: why points moved; of several reasons in one command the first."""
+    lots: tuple[LotPart, ...] = ()
+    """BALANCE_CHANGED: the lots whose points moved, with their expiry."""
+    hold_id: str | None = None
+    """The hold that was placed, captured or let go."""
+    expires_at_ms: int | None = None
+    """VOUCHER_ISSUED, holds, earned points: when it expires."""
+    counter_member_id: str | None = None
+    """Transfers, merges and pools: the other member."""
+    effective_at_ms: int | None = None
+    """STATUS_SCHEDULED: when the status takes effect."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "LoyaltyEvent":
@@ -474,6 +953,12 @@ class LoyaltyEvent:
             ingested_at_ms=data["ingested_at_ms"],
             recorded_at_ms=data["recorded_at_ms"],
             correlation_id=data["correlation_id"],
+            movement=None if data["movement"] is None else EntryKind(data["movement"]),
+            lots=tuple((LotPart.from_avro(x) for x in data["lots"])),
+            hold_id=data["hold_id"],
+            expires_at_ms=data["expires_at_ms"],
+            counter_member_id=data["counter_member_id"],
+            effective_at_ms=data["effective_at_ms"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -497,6 +982,85 @@ class LoyaltyEvent:
             "ingested_at_ms": self.ingested_at_ms,
             "recorded_at_ms": self.recorded_at_ms,
             "correlation_id": self.correlation_id,
+            "movement": None if self.movement is None else self.movement.value,
+            "lots": list((x.to_avro() for x in self.lots)),
+            "hold_id": self.hold_id,
+            "expires_at_ms": self.expires_at_ms,
+            "counter_member_id": self.counter_member_id,
+            "effective_at_ms": self.effective_at_ms,
+        }
+
+
+class MemberOperationKind(StrEnum):
+    """What is done to a membership. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    MERGE = "MERGE"
+    ERASE = "ERASE"
+    SET_TIER = "SET_TIER"
+    JOIN_POOL = "JOIN_POOL"
+    LEAVE_POOL = "LEAVE_POOL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberOperation:
+    """A command on a membership as a whole: merge, erase, set a tier, join or leave a pool."""
+
+    SCHEMA: ClassVar[str] = "MemberOperation"
+
+    program_id: str
+    """Loyalty programme, a slug of a-z, 0-9 and '-'. One deployment serves several."""
+    member_id: str
+    """Member within the programme, made by the enrolling system; 1 to 128 characters. Key of the record: program_id + '/' + member_id."""
+    event_id: str
+    """Made and kept by the client before it sends: the same id always means the same command. Unique per member over all commands that are
+    not transactions; 1 to 128 characters."""
+    source_system: str
+    """System in which this happened, for example 'apaleo' or 'salesforce'."""
+    occurred_at_ms: int
+    """When it happened in the source system, UTC."""
+    kind: MemberOperationKind
+    """What is done."""
+    target_member_id: str | None = None
+    """MERGE: the member who takes over everything. JOIN_POOL: the member who receives what this one earns."""
+    tier: str | None = None
+    """SET_TIER: the tier."""
+    valid_until_ms: int | None = None
+    """SET_TIER: when it is looked at again; empty: by the programme's rule."""
+    reason: str | None = None
+    """Why; required."""
+    actor: str | None = None
+    """Who caused it, as an id of the source system; required."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "MemberOperation":
+        return cls(
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+            event_id=data["event_id"],
+            source_system=data["source_system"],
+            occurred_at_ms=data["occurred_at_ms"],
+            kind=MemberOperationKind(data["kind"]),
+            target_member_id=data["target_member_id"],
+            tier=data["tier"],
+            valid_until_ms=data["valid_until_ms"],
+            reason=data["reason"],
+            actor=data["actor"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+            "event_id": self.event_id,
+            "source_system": self.source_system,
+            "occurred_at_ms": self.occurred_at_ms,
+            "kind": self.kind.value,
+            "target_member_id": self.target_member_id,
+            "tier": self.tier,
+            "valid_until_ms": self.valid_until_ms,
+            "reason": self.reason,
+            "actor": self.actor,
         }
 
 
@@ -507,6 +1071,8 @@ class ProfileOperation(StrEnum):
     ENROL = "ENROL"
     CHANGE = "CHANGE"
     TIER = "TIER"
+    MERGE = "MERGE"
+    ERASE = "ERASE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -645,6 +1211,13 @@ class TransactionKind(StrEnum):
     REDEEM = "REDEEM"
     REVERSE = "REVERSE"
     ADJUST = "ADJUST"
+    HOLD = "HOLD"
+    CAPTURE = "CAPTURE"
+    VOID = "VOID"
+    ACTIVATE = "ACTIVATE"
+    TRANSFER = "TRANSFER"
+    REDEEM_VOUCHER = "REDEEM_VOUCHER"
+    CANCEL_VOUCHER = "CANCEL_VOUCHER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -675,6 +1248,18 @@ class Outcome:
     """Code of the voucher that it bought."""
     ingested_at_ms: int
     """When the broker appended the inbound record that caused this, UTC."""
+    lot: Lot | None = None
+    """The lot that the transaction made, once nothing of it is open any more; an open lot is in the account."""
+    parts: tuple[LotPart, ...] = ()
+    """Points that the transaction took, by lot: what a refund gives back."""
+    counter_account: str | None = None
+    """Account on the other side of what the transaction moved."""
+    closed_by: str | None = None
+    """HOLD: what ended it: CAPTURE, VOID or EXPIRY."""
+    to_member_id: str | None = None
+    """TRANSFER: who receives the points."""
+    request: bytes | None = None
+    """An activation whose budget was asked: the command, to be decided when the answer is here."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Outcome":
@@ -690,6 +1275,12 @@ class Outcome:
             tier=data["tier"],
             voucher_code=data["voucher_code"],
             ingested_at_ms=data["ingested_at_ms"],
+            lot=None if data["lot"] is None else Lot.from_avro(data["lot"]),
+            parts=tuple((LotPart.from_avro(x) for x in data["parts"])),
+            counter_account=data["counter_account"],
+            closed_by=data["closed_by"],
+            to_member_id=data["to_member_id"],
+            request=data["request"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -705,6 +1296,45 @@ class Outcome:
             "tier": self.tier,
             "voucher_code": self.voucher_code,
             "ingested_at_ms": self.ingested_at_ms,
+            "lot": None if self.lot is None else self.lot.to_avro(),
+            "parts": list((x.to_avro() for x in self.parts)),
+            "counter_account": self.counter_account,
+            "closed_by": self.closed_by,
+            "to_member_id": self.to_member_id,
+            "request": self.request,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionClock:
+    """The log's time in one partition, the value of the clock table."""
+
+    SCHEMA: ClassVar[str] = "PartitionClock"
+
+    now_ms: int
+    """Time of the last tick, milliseconds since 1970; never goes back."""
+    due_cursor: bytes | None = None
+    """Key in the due table below which everything has been done."""
+    outcomes_cursor: bytes | None = None
+    """Key in the outcomes table up to which answers have been looked at for their age."""
+    aged_outcomes: int = 0
+    """Answers that were forgotten so far."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "PartitionClock":
+        return cls(
+            now_ms=data["now_ms"],
+            due_cursor=data["due_cursor"],
+            outcomes_cursor=data["outcomes_cursor"],
+            aged_outcomes=data["aged_outcomes"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "now_ms": self.now_ms,
+            "due_cursor": self.due_cursor,
+            "outcomes_cursor": self.outcomes_cursor,
+            "aged_outcomes": self.aged_outcomes,
         }
 
 
@@ -735,6 +1365,9 @@ class ProfileChange:
     """New status of the membership; null leaves it unchanged."""
     status_reason: str | None = None
     """Why the status changes, for example 'employment ended'."""
+    status_from_ms: int | None = None
+    """When the status is to take effect, in the source system's word; in the future: it is kept and takes effect by itself. Empty: at
+    once."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "ProfileChange":
@@ -749,6 +1382,7 @@ class ProfileChange:
             segments=None if data["segments"] is None else tuple(data["segments"]),
             status=None if data["status"] is None else MemberStatus(data["status"]),
             status_reason=data["status_reason"],
+            status_from_ms=data["status_from_ms"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -763,6 +1397,65 @@ class ProfileChange:
             "segments": None if self.segments is None else list(self.segments),
             "status": None if self.status is None else self.status.value,
             "status_reason": self.status_reason,
+            "status_from_ms": self.status_from_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramVersion:
+    """Rules of a programme, from an instant on. The same record stands in every partition; a version never changes."""
+
+    SCHEMA: ClassVar[str] = "ProgramVersion"
+
+    program_id: str
+    """Loyalty programme, a slug of a-z, 0-9 and '-'. One deployment serves several."""
+    version: int
+    """1, 2, 3 ... without gaps."""
+    effective_from_ms: int
+    """First instant at which it is in force; of version 1: whatever happened before, too."""
+    rules: str
+    """The programme's table of the configuration file as JSON."""
+    published_by: str
+    """Who published it."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "ProgramVersion":
+        return cls(
+            program_id=data["program_id"],
+            version=data["version"],
+            effective_from_ms=data["effective_from_ms"],
+            rules=data["rules"],
+            published_by=data["published_by"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "program_id": self.program_id,
+            "version": self.version,
+            "effective_from_ms": self.effective_from_ms,
+            "rules": self.rules,
+            "published_by": self.published_by,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramVersions:
+    """All versions of one programme, the value of the programs table."""
+
+    SCHEMA: ClassVar[str] = "ProgramVersions"
+
+    versions: tuple[ProgramVersion, ...]
+    """By version."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "ProgramVersions":
+        return cls(
+            versions=tuple((ProgramVersion.from_avro(x) for x in data["versions"])),
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "versions": list((x.to_avro() for x in self.versions)),
         }
 
 
@@ -808,6 +1501,150 @@ class ReceivedWebhook:
             "body": self.body,
             "received_at_ms": self.received_at_ms,
             "correlation_id": self.correlation_id,
+        }
+
+
+class RelayKind(StrEnum):
+    """What is passed on. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    TRANSFER_IN = "TRANSFER_IN"
+    TRANSFER_BACK = "TRANSFER_BACK"
+    MERGE_IN = "MERGE_IN"
+    MERGE_BACK = "MERGE_BACK"
+    FORWARD = "FORWARD"
+    BUDGET_ASK = "BUDGET_ASK"
+    BUDGET_ANSWER = "BUDGET_ANSWER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The inbound record behind a relay."""
+
+    SCHEMA: ClassVar[str] = "Origin"
+
+    topic: str
+    """Topic of the record."""
+    partition: int
+    """Partition of the record."""
+    offset: int
+    """Offset of the record."""
+    value: bytes | None = None
+    """FORWARD, BUDGET_ASK, BUDGET_ANSWER: its value as it was; empty for the others."""
+    command_id: str
+    """Id of the command."""
+    source_system: str
+    """System that sent it."""
+    reason: str | None = None
+    """Reason that it gave."""
+    occurred_at_ms: int
+    """When it happened in the source system, UTC."""
+    ingested_at_ms: int
+    """When the broker appended the inbound record that caused this, UTC."""
+    correlation_id: str | None = None
+    """Follows one request through all topics: the correlation_id header of the inbound record."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Origin":
+        return cls(
+            topic=data["topic"],
+            partition=data["partition"],
+            offset=data["offset"],
+            value=data["value"],
+            command_id=data["command_id"],
+            source_system=data["source_system"],
+            reason=data["reason"],
+            occurred_at_ms=data["occurred_at_ms"],
+            ingested_at_ms=data["ingested_at_ms"],
+            correlation_id=data["correlation_id"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "value": self.value,
+            "command_id": self.command_id,
+            "source_system": self.source_system,
+            "reason": self.reason,
+            "occurred_at_ms": self.occurred_at_ms,
+            "ingested_at_ms": self.ingested_at_ms,
+            "correlation_id": self.correlation_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """From one member's partition to another's, in one transaction with what caused it: the second half of what concerns two keys. Never
+    written by clients."""
+
+    SCHEMA: ClassVar[str] = "Relay"
+
+    program_id: str
+    """Loyalty programme, a slug of a-z, 0-9 and '-'. One deployment serves several."""
+    member_id: str
+    """The addressee: a member, or the counter of an offer's budget. Key of the record: program_id + '/' + member_id."""
+    relay_id: str
+    """Same for the same relay for ever: derived from the command that caused it."""
+    kind: RelayKind
+    """What is passed on."""
+    from_member_id: str
+    """Member who passes it on."""
+    path: tuple[str, ...] = ()
+    """Members it went through since, by their aliases."""
+    movement: EntryKind | None = None
+    """TRANSFER_IN, TRANSFER_BACK: why points move."""
+    lots: tuple[Lot, ...] = ()
+    """Points that are under way, by lot."""
+    account: Account | None = None
+    """MERGE_IN, MERGE_BACK: the account that is merged, as it was."""
+    original: Outcome | None = None
+    """FORWARD of a REVERSE: what is remembered of the transaction it names."""
+    offer_id: str | None = None
+    """BUDGET_ASK, BUDGET_ANSWER: the offer."""
+    points: int = 0
+    """BUDGET_ASK: points to reserve."""
+    granted: bool | None = None
+    """BUDGET_ANSWER: whether they were reserved."""
+    origin: Origin
+    """What caused it."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Relay":
+        return cls(
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+            relay_id=data["relay_id"],
+            kind=RelayKind(data["kind"]),
+            from_member_id=data["from_member_id"],
+            path=tuple(data["path"]),
+            movement=None if data["movement"] is None else EntryKind(data["movement"]),
+            lots=tuple((Lot.from_avro(x) for x in data["lots"])),
+            account=None if data["account"] is None else Account.from_avro(data["account"]),
+            original=None if data["original"] is None else Outcome.from_avro(data["original"]),
+            offer_id=data["offer_id"],
+            points=data["points"],
+            granted=data["granted"],
+            origin=Origin.from_avro(data["origin"]),
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+            "relay_id": self.relay_id,
+            "kind": self.kind.value,
+            "from_member_id": self.from_member_id,
+            "path": list(self.path),
+            "movement": None if self.movement is None else self.movement.value,
+            "lots": list((x.to_avro() for x in self.lots)),
+            "account": None if self.account is None else self.account.to_avro(),
+            "original": None if self.original is None else self.original.to_avro(),
+            "offer_id": self.offer_id,
+            "points": self.points,
+            "granted": self.granted,
+            "origin": self.origin.to_avro(),
         }
 
 
@@ -955,6 +1792,35 @@ class SyncAudit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """The time, as an event: whatever is due by the time at which the broker appended this record happens now."""
+
+    SCHEMA: ClassVar[str] = "Tick"
+
+    partition: int
+    """Partition whose members it is for."""
+    due_members_max: int
+    """How many members to look at; the rest waits for the next tick."""
+    outcomes_max: int
+    """How many remembered answers to look at, for those that are too old."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Tick":
+        return cls(
+            partition=data["partition"],
+            due_members_max=data["due_members_max"],
+            outcomes_max=data["outcomes_max"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "partition": self.partition,
+            "due_members_max": self.due_members_max,
+            "outcomes_max": self.outcomes_max,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LineItem:
     """One line of the sale behind an earn."""
 
@@ -989,8 +1855,8 @@ class LineItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """A command on a member's points: earn, redeem, reverse or adjust. Exactly one of points and amount_minor says how much (a REVERSE may
-    give neither: all of it)."""
+    """A command on a member's points or vouchers. Points say how much; an EARN may give money or nights instead, and a REVERSE, CAPTURE or
+    VOID may leave them out: all of it."""
 
     SCHEMA: ClassVar[str] = "Transaction"
 
@@ -1008,7 +1874,8 @@ class Transaction:
     kind: TransactionKind
     """What the transaction does."""
     points: int | None = None
-    """Points to move, above 0 (ADJUST: any but 0). Empty for an earn that the programme's rules compute."""
+    """Points to move, above 0 (ADJUST: any but 0). Empty for an earn that the programme's rules compute, and for all that is left of what a
+    REVERSE or CAPTURE names."""
     amount_minor: int | None = None
     """Money spent, in minor units of the currency (cents), for an earn that the programme's rules compute."""
     currency: str | None = None
@@ -1029,6 +1896,19 @@ class Transaction:
     """Why; required for ADJUST."""
     actor: str | None = None
     """Who caused it, as an id of the source system; required for ADJUST."""
+    related_transaction_id: str | None = None
+    """CAPTURE, VOID: the HOLD. ACTIVATE: the EARN whose points are pending."""
+    to_member_id: str | None = None
+    """TRANSFER: member of the same programme who receives the points."""
+    voucher_code: str | None = None
+    """REDEEM_VOUCHER, CANCEL_VOUCHER: the voucher."""
+    expires_at_ms: int | None = None
+    """EARN, ADJUST: when the points expire, instead of the programme's rule. HOLD: when it is let go by itself, instead of the programme's
+    rule."""
+    available_from_ms: int | None = None
+    """EARN: the points are pending until then."""
+    pending: bool | None = None
+    """EARN: true keeps the points pending until an ACTIVATE, or until available_from."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Transaction":
@@ -1050,6 +1930,12 @@ class Transaction:
             reward_code=data["reward_code"],
             reason=data["reason"],
             actor=data["actor"],
+            related_transaction_id=data["related_transaction_id"],
+            to_member_id=data["to_member_id"],
+            voucher_code=data["voucher_code"],
+            expires_at_ms=data["expires_at_ms"],
+            available_from_ms=data["available_from_ms"],
+            pending=data["pending"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1071,6 +1957,71 @@ class Transaction:
             "reward_code": self.reward_code,
             "reason": self.reason,
             "actor": self.actor,
+            "related_transaction_id": self.related_transaction_id,
+            "to_member_id": self.to_member_id,
+            "voucher_code": self.voucher_code,
+            "expires_at_ms": self.expires_at_ms,
+            "available_from_ms": self.available_from_ms,
+            "pending": self.pending,
+        }
+
+
+class VoucherState(StrEnum):
+    """State of a voucher. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    ISSUED = "ISSUED"
+    REDEEMED = "REDEEMED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voucher:
+    """A voucher, the value of the vouchers table."""
+
+    SCHEMA: ClassVar[str] = "Voucher"
+
+    voucher_code: str
+    """Its code."""
+    reward_code: str
+    """What it is good for."""
+    state: VoucherState
+    """Its state; it leaves ISSUED once."""
+    issued_by: str
+    """transaction_id of the REDEEM that bought it, or the offer or tier that gave it."""
+    points: int = 0
+    """Points that it cost."""
+    issued_at_ms: int
+    """Effective time."""
+    expires_at_ms: int | None = None
+    """First instant at which it cannot be redeemed any more; empty: never."""
+    closed_at_ms: int | None = None
+    """When it left ISSUED."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Voucher":
+        return cls(
+            voucher_code=data["voucher_code"],
+            reward_code=data["reward_code"],
+            state=VoucherState(data["state"]),
+            issued_by=data["issued_by"],
+            points=data["points"],
+            issued_at_ms=data["issued_at_ms"],
+            expires_at_ms=data["expires_at_ms"],
+            closed_at_ms=data["closed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "voucher_code": self.voucher_code,
+            "reward_code": self.reward_code,
+            "state": self.state.value,
+            "issued_by": self.issued_by,
+            "points": self.points,
+            "issued_at_ms": self.issued_at_ms,
+            "expires_at_ms": self.expires_at_ms,
+            "closed_at_ms": self.closed_at_ms,
         }
 
 

@@ -1,6 +1,6 @@
 """THE MAP: every topic, its key, its record, who writes it and who reads it.
 
-Every topic has the same number of partitions and, but for the webhook inbox, the key `program_id/member_id`: all that concerns one
+Every topic has the same number of partitions and, where its doc names no other, the key `program_id/member_id`: all that concerns one
 member meets in one partition, in order. Names get the prefix of the settings: `loyalty.transactions.v1`.
 """
 
@@ -13,11 +13,15 @@ from schemas.records import (
     Enrolment,
     LedgerEntry,
     LoyaltyEvent,
+    MemberOperation,
     MemberProfile,
     OfferActivation,
     ProfileChange,
+    ProgramVersion,
     ReceivedWebhook,
+    Relay,
     SyncAudit,
+    Tick,
     Transaction,
 )
 
@@ -59,10 +63,17 @@ def _outbound(stream: str, record: type, doc: str, readers: str, **config: str) 
     return Topic(stream=stream, record=record, direction=Direction.OUT, doc=doc, writers="worker", readers=readers, config=config)
 
 
+def _internal(stream: str, record: type, doc: str, *, writers: str, **config: str) -> Topic:
+    # The broker's clock here, too: what passes between partitions, the time and the rules are inputs like any other.
+    config = {"message.timestamp.type": "LogAppendTime"} | {name.replace("_", "."): value for name, value in config.items()}
+    return Topic(stream=stream, record=record, direction=Direction.INTERNAL, doc=doc, writers=writers, readers="worker", config=config)
+
+
 ENROLMENTS = _inbound("enrolments", Enrolment, "Members join.")
-TRANSACTIONS = _inbound("transactions", Transaction, "Points are earned, redeemed, reversed, adjusted.")
+TRANSACTIONS = _inbound("transactions", Transaction, "Points are earned, held, redeemed, reversed, adjusted, transferred; vouchers are redeemed.")
 PROFILE_CHANGES = _inbound("profile-changes", ProfileChange, "Profiles and statuses change.")
 OFFER_ACTIVATIONS = _inbound("offer-activations", OfferActivation, "Members opt in to offers.")
+MEMBER_OPERATIONS = _inbound("member-operations", MemberOperation, "Memberships are merged, erased, pooled, given a tier.")
 
 EVENTS = _outbound(
     "events", LoyaltyEvent, "What happened to accounts: for webhooks, caches and history.",
@@ -83,13 +94,25 @@ DEAD_LETTERS = _outbound(
     "dead-letters", DeadLetter, "What could not be processed, with the reason.", "operators", retention_ms=str(90 * DAY_MS),
 )
 
+RELAYS = _internal(
+    "relays", Relay, "From one member's partition to another's: transfers, merges, budgets.", writers="worker", retention_ms=str(30 * DAY_MS),
+)
+TICKS = _internal("ticks", Tick, "The time; key: none, one partition each.", writers="worker", retention_ms=str(DAY_MS))
+PROGRAMS = _internal(
+    "programs", ProgramVersion, "Rules of the programmes, the same in every partition; key: the programme.",
+    writers="loyalty program apply", retention_ms="-1",
+)
+
 WEBHOOK_INBOX = Topic(
     stream="webhook-inbox", record=ReceivedWebhook, direction=Direction.INTERNAL,
     doc="Webhooks that only hint at a change; key: source and entity.", writers="ingress", readers="ingress: reads the entity again",
     config={"retention.ms": str(7 * DAY_MS)},
 )  # fmt: skip
 
-INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS)
+INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_OPERATIONS)
+"""Commands of clients."""
 OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
-ALL = (*INBOUND, *OUTBOUND, WEBHOOK_INBOX)
+SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
+"""All that the worker reads."""
+ALL = (*INBOUND, *OUTBOUND, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
 BY_STREAM = {topic.stream: topic for topic in ALL}
