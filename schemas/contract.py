@@ -4,10 +4,20 @@
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.currencies import MINOR_UNIT_DIGITS
-from schemas.records import Enrolment, MemberOperation, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+from schemas.records import (
+    Enrolment,
+    MemberOperation,
+    MemberOperationKind,
+    MemberStatus,
+    OfferActivation,
+    ProfileChange,
+    Transaction,
+    TransactionKind,
+)
 
 PROGRAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ID_CHARACTERS_MAX = 128
@@ -22,6 +32,25 @@ POINTS_MAX = 10**15  # Far above any balance, far below int64: sums cannot overf
 AMOUNT_MINOR_MAX = 10**15
 NIGHTS_MAX = 3660
 LINE_ITEMS_MAX = 1000
+TIME_MS_MAX = 253_402_300_799_999  # The last millisecond of the year 9999: beyond it no calendar of Python's, nor RFC 3339, has a name for it.
+
+STATUSES_SETTABLE = (MemberStatus.ACTIVE, MemberStatus.SUSPENDED)
+"""What a client may set; the others are what operations leave behind."""
+
+KINDS_OF_FIELD: Mapping[str, frozenset[TransactionKind]] = {
+    "related_transaction_id": frozenset({TransactionKind.CAPTURE, TransactionKind.VOID, TransactionKind.ACTIVATE}),
+    "to_member_id": frozenset({TransactionKind.TRANSFER}),
+    "voucher_code": frozenset({TransactionKind.REDEEM_VOUCHER, TransactionKind.CANCEL_VOUCHER}),
+    "expires_at_ms": frozenset({TransactionKind.EARN, TransactionKind.ADJUST, TransactionKind.HOLD}),
+    "available_from_ms": frozenset({TransactionKind.EARN}),
+    "pending": frozenset({TransactionKind.EARN}),
+}
+"""Fields of a transaction that only some kinds have, with these kinds, in the order of the fields."""
+
+KINDS_WITHOUT_POINTS = frozenset(
+    {TransactionKind.VOID, TransactionKind.ACTIVATE, TransactionKind.REDEEM_VOUCHER, TransactionKind.CANCEL_VOUCHER}
+)
+KINDS_WITH_TARGET = frozenset({MemberOperationKind.MERGE, MemberOperationKind.JOIN_POOL})
 
 Command = Enrolment | Transaction | ProfileChange | OfferActivation | MemberOperation
 
@@ -53,12 +82,14 @@ def problems(command: Command) -> tuple[Problem, ...]:
     id_field = "transaction_id" if isinstance(command, Transaction) else "event_id"
     for name, value in (("member_id", command.member_id), (id_field, command_id(command)), ("source_system", command.source_system)):
         found += _identifier(name, value)
-    if command.occurred_at_ms <= 0:
-        found.append(Problem("OCCURRED_AT_INVALID", "occurred_at_ms", "must be milliseconds since 1970, above 0"))
+    if not 0 < command.occurred_at_ms <= TIME_MS_MAX:
+        found.append(Problem("OCCURRED_AT_INVALID", "occurred_at_ms", "must be milliseconds since 1970, above 0 and before the year 10000"))
     if isinstance(command, Transaction):
         found += _transaction(command)
     elif isinstance(command, OfferActivation):
         found += _identifier("offer_id", command.offer_id)
+    elif isinstance(command, MemberOperation):
+        found += _operation(command)
     else:
         found += _profile(command)
     return tuple(found)
@@ -68,6 +99,20 @@ def _identifier(name: str, value: str) -> list[Problem]:
     if 1 <= len(value) <= ID_CHARACTERS_MAX and value.isprintable():
         return []
     return [Problem("ID_INVALID", name, f"must have 1 to {ID_CHARACTERS_MAX} printable characters")]
+
+
+def _time(name: str, at_ms: int | None) -> list[Problem]:
+    if at_ms is None or 0 < at_ms <= TIME_MS_MAX:
+        return []
+    return [Problem("TIME_INVALID", name, "must be milliseconds since 1970, above 0 and before the year 10000")]
+
+
+def _not_for(kind: str, name: str) -> Problem:
+    return Problem("FIELD_NOT_FOR_KIND", name, f"must be left out of {_a(kind)}")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'AE' else 'a'} {kind}"
 
 
 def _texts(record: object, *names: str) -> list[Problem]:
@@ -97,22 +142,59 @@ def _profile(command: Enrolment | ProfileChange) -> list[Problem]:
         found += _texts(command, "status_reason")
         if command.status is MemberStatus.UNKNOWN:
             found.append(Problem("STATUS_UNKNOWN", "status", "must be ACTIVE or SUSPENDED"))
+        elif command.status is not None and command.status not in STATUSES_SETTABLE:
+            found.append(Problem("STATUS_NOT_SETTABLE", "status", "must be ACTIVE or SUSPENDED: the others are set by member operations"))
+        elif command.status is None and command.status_from_ms is not None:
+            found.append(Problem("STATUS_REQUIRED", "status", "must be given with the time from which it is in force"))
         if not command.attributes and command.segments is None and command.status is None:
             found.append(Problem("CHANGE_EMPTY", "attributes", "one of attributes, segments and status must be given"))
+        found += _time("status_from_ms", command.status_from_ms)
     return found
+
+
+def _operation(command: MemberOperation) -> list[Problem]:
+    kind, found = command.kind, []
+    if kind is MemberOperationKind.UNKNOWN:
+        return [Problem("KIND_UNKNOWN", "kind", f"must be one of {_known(MemberOperationKind)}")]
+    if kind in KINDS_WITH_TARGET:
+        if command.target_member_id is None:
+            found.append(Problem("TARGET_MEMBER_REQUIRED", "target_member_id", f"{_a(kind)} names the other member"))
+        else:
+            found += _identifier("target_member_id", command.target_member_id)
+    elif command.target_member_id is not None:
+        found.append(_not_for(kind, "target_member_id"))
+    if kind is MemberOperationKind.SET_TIER:
+        if not command.tier:
+            found.append(Problem("TIER_REQUIRED", "tier", "a SET_TIER names the tier"))
+        found += _texts(command, "tier")
+        found += _time("valid_until_ms", command.valid_until_ms)
+    else:
+        found += [_not_for(kind, name) for name in ("tier", "valid_until_ms") if getattr(command, name) is not None]
+    if not command.reason:
+        found.append(Problem("REASON_REQUIRED", "reason", f"{_a(kind)} needs a reason"))
+    if not command.actor:
+        found.append(Problem("ACTOR_REQUIRED", "actor", f"{_a(kind)} needs an actor"))
+    found += _texts(command, "reason", "actor")
+    return found
+
+
+def _known(kinds: type[TransactionKind] | type[MemberOperationKind]) -> str:
+    return ", ".join(kind.value for kind in kinds if kind.value != "UNKNOWN")
 
 
 def _transaction(t: Transaction) -> list[Problem]:
     found = []
     if t.kind is TransactionKind.UNKNOWN:
-        return [Problem("KIND_UNKNOWN", "kind", "must be EARN, REDEEM, REVERSE or ADJUST")]
+        return [Problem("KIND_UNKNOWN", "kind", f"must be one of {_known(TransactionKind)}")]
     if t.points is not None:
-        if abs(t.points) > POINTS_MAX:
+        if t.kind in KINDS_WITHOUT_POINTS:
+            found.append(_not_for(t.kind, "points"))
+        elif abs(t.points) > POINTS_MAX:
             found.append(Problem("POINTS_TOO_LARGE", "points", f"{POINTS_MAX} at most"))
         elif t.points == 0 or (t.points < 0 and t.kind is not TransactionKind.ADJUST):
             found.append(Problem("POINTS_NOT_POSITIVE", "points", "must be above 0 (ADJUST: not 0)"))
     found += _amount(t)
-    found += _texts(t, "category", "property_id", "reverses_transaction_id", "reward_code", "reason", "actor")
+    found += _texts(t, "category", "property_id", "reverses_transaction_id", "reward_code", "reason", "actor", "related_transaction_id", "voucher_code")
     if t.nights is not None and not 0 <= t.nights <= NIGHTS_MAX:
         found.append(Problem("NIGHTS_INVALID", "nights", f"must be from 0 to {NIGHTS_MAX}"))
     match t.kind:
@@ -121,9 +203,16 @@ def _transaction(t: Transaction) -> list[Problem]:
                 found.append(Problem("POINTS_OR_AMOUNT_REQUIRED", "points", "an EARN needs points, an amount with its currency, or nights"))
             if t.points is not None and t.amount_minor is not None:
                 found.append(Problem("POINTS_AND_AMOUNT", "points", "give either points or an amount, not both"))
-        case TransactionKind.REDEEM:
+        case TransactionKind.REDEEM | TransactionKind.HOLD:
             if t.points is None:
-                found.append(Problem("POINTS_REQUIRED", "points", "a REDEEM needs points"))
+                found.append(Problem("POINTS_REQUIRED", "points", f"{_a(t.kind)} needs points"))
+        case TransactionKind.TRANSFER:
+            if t.points is None:
+                found.append(Problem("POINTS_REQUIRED", "points", "a TRANSFER needs points"))
+            if t.to_member_id is None:
+                found.append(Problem("TO_MEMBER_REQUIRED", "to_member_id", "a TRANSFER names the member who receives the points"))
+            else:
+                found += _identifier("to_member_id", t.to_member_id)
         case TransactionKind.ADJUST:
             if t.points is None:
                 found.append(Problem("POINTS_REQUIRED", "points", "an ADJUST needs points"))
@@ -134,6 +223,18 @@ def _transaction(t: Transaction) -> list[Problem]:
         case TransactionKind.REVERSE:
             if not t.reverses_transaction_id:
                 found.append(Problem("REVERSES_REQUIRED", "reverses_transaction_id", "a REVERSE names the transaction it takes back"))
+        case TransactionKind.CAPTURE | TransactionKind.VOID | TransactionKind.ACTIVATE:
+            if not t.related_transaction_id:
+                named = "the EARN that is pending" if t.kind is TransactionKind.ACTIVATE else "the HOLD"
+                found.append(Problem("RELATED_REQUIRED", "related_transaction_id", f"{_a(t.kind)} names {named}"))
+        case TransactionKind.REDEEM_VOUCHER | TransactionKind.CANCEL_VOUCHER:
+            if not t.voucher_code:
+                found.append(Problem("VOUCHER_CODE_REQUIRED", "voucher_code", f"{_a(t.kind)} names the voucher"))
+    for name, kinds in KINDS_OF_FIELD.items():
+        if t.kind not in kinds and getattr(t, name) is not None:
+            found.append(_not_for(t.kind, name))
+        elif name.endswith("_ms"):
+            found += _time(name, getattr(t, name))
     return found
 
 

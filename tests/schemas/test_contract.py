@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from schemas import contract
 from schemas.contract import Command, command_id, member_key, problems
 from schemas.currencies import MINOR_UNIT_DIGITS
-from schemas.records import Enrolment, LineItem, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+from schemas.records import (
+    Enrolment,
+    LineItem,
+    MemberOperation,
+    MemberOperationKind,
+    MemberStatus,
+    OfferActivation,
+    ProfileChange,
+    Transaction,
+    TransactionKind,
+)
 from tests.schemas.strategies import records
 
 WHO: dict[str, Any] = {"program_id": "grand", "member_id": "m-1", "source_system": "pms", "occurred_at_ms": 1}
@@ -28,7 +38,27 @@ SALE = transaction(TransactionKind.EARN, amount_minor=1, currency="EUR")
 REDEEM = transaction(TransactionKind.REDEEM, points=1)
 ADJUST = transaction(TransactionKind.ADJUST, points=-1, reason="goodwill", actor="agent-7")
 REVERSE = transaction(TransactionKind.REVERSE, reverses_transaction_id="t0")
-ALL = (ENROLMENT, CHANGE, ACTIVATION, EARN, SALE, REDEEM, ADJUST, REVERSE)
+HOLD = transaction(TransactionKind.HOLD, points=1)
+CAPTURE = transaction(TransactionKind.CAPTURE, related_transaction_id="t0")
+VOID = transaction(TransactionKind.VOID, related_transaction_id="t0")
+ACTIVATE = transaction(TransactionKind.ACTIVATE, related_transaction_id="t0")
+TRANSFER = transaction(TransactionKind.TRANSFER, points=1, to_member_id="m-2")
+REDEEM_VOUCHER = transaction(TransactionKind.REDEEM_VOUCHER, voucher_code="V-1")
+CANCEL_VOUCHER = transaction(TransactionKind.CANCEL_VOUCHER, voucher_code="V-1")
+
+
+def operation(kind: MemberOperationKind, **more: Any) -> MemberOperation:
+    return MemberOperation(**WHO, event_id="e1", kind=kind, reason="asked for", actor="agent-7", **more)
+
+
+MERGE = operation(MemberOperationKind.MERGE, target_member_id="m-2")
+ERASE = operation(MemberOperationKind.ERASE)
+SET_TIER = operation(MemberOperationKind.SET_TIER, tier="GOLD")
+JOIN_POOL = operation(MemberOperationKind.JOIN_POOL, target_member_id="m-2")
+LEAVE_POOL = operation(MemberOperationKind.LEAVE_POOL)
+TRANSACTIONS = (EARN, REDEEM, REVERSE, ADJUST, HOLD, CAPTURE, VOID, ACTIVATE, TRANSFER, REDEEM_VOUCHER, CANCEL_VOUCHER)
+OPERATIONS = (MERGE, ERASE, SET_TIER, JOIN_POOL, LEAVE_POOL)
+ALL = (ENROLMENT, CHANGE, ACTIVATION, SALE, *TRANSACTIONS, *OPERATIONS)
 
 BROKEN = [
     (ENROLMENT, {"program_id": ""}, "PROGRAM_ID_INVALID", "program_id"),
@@ -88,7 +118,63 @@ BROKEN = [
     (ADJUST, {"actor": None}, "ACTOR_REQUIRED", "actor"),
     (REVERSE, {"reverses_transaction_id": None}, "REVERSES_REQUIRED", "reverses_transaction_id"),
     (REVERSE, {"reverses_transaction_id": ""}, "REVERSES_REQUIRED", "reverses_transaction_id"),
+    (EARN, {"occurred_at_ms": 253_402_300_800_000}, "OCCURRED_AT_INVALID", "occurred_at_ms"),
+    (HOLD, {"points": None}, "POINTS_REQUIRED", "points"),
+    (HOLD, {"points": -1}, "POINTS_NOT_POSITIVE", "points"),
+    (HOLD, {"expires_at_ms": 0}, "TIME_INVALID", "expires_at_ms"),
+    (CAPTURE, {"points": 0}, "POINTS_NOT_POSITIVE", "points"),
+    (CAPTURE, {"related_transaction_id": None}, "RELATED_REQUIRED", "related_transaction_id"),
+    (CAPTURE, {"related_transaction_id": "t" * 513}, "TEXT_TOO_LONG", "related_transaction_id"),
+    (VOID, {"related_transaction_id": ""}, "RELATED_REQUIRED", "related_transaction_id"),
+    (VOID, {"points": 1}, "FIELD_NOT_FOR_KIND", "points"),
+    (ACTIVATE, {"related_transaction_id": None}, "RELATED_REQUIRED", "related_transaction_id"),
+    (ACTIVATE, {"points": 1}, "FIELD_NOT_FOR_KIND", "points"),
+    (TRANSFER, {"points": None}, "POINTS_REQUIRED", "points"),
+    (TRANSFER, {"to_member_id": None}, "TO_MEMBER_REQUIRED", "to_member_id"),
+    (TRANSFER, {"to_member_id": ""}, "ID_INVALID", "to_member_id"),
+    (TRANSFER, {"to_member_id": "m" * 129}, "ID_INVALID", "to_member_id"),
+    (TRANSFER, {"to_member_id": "m\x00"}, "ID_INVALID", "to_member_id"),
+    (REDEEM_VOUCHER, {"voucher_code": None}, "VOUCHER_CODE_REQUIRED", "voucher_code"),
+    (REDEEM_VOUCHER, {"voucher_code": "v" * 513}, "TEXT_TOO_LONG", "voucher_code"),
+    (REDEEM_VOUCHER, {"points": 1}, "FIELD_NOT_FOR_KIND", "points"),
+    (CANCEL_VOUCHER, {"voucher_code": ""}, "VOUCHER_CODE_REQUIRED", "voucher_code"),
+    (CANCEL_VOUCHER, {"points": 1}, "FIELD_NOT_FOR_KIND", "points"),
+    (EARN, {"expires_at_ms": 0}, "TIME_INVALID", "expires_at_ms"),
+    (EARN, {"expires_at_ms": 253_402_300_800_000}, "TIME_INVALID", "expires_at_ms"),
+    (EARN, {"available_from_ms": -1}, "TIME_INVALID", "available_from_ms"),
+    (MERGE, {"kind": MemberOperationKind.UNKNOWN}, "KIND_UNKNOWN", "kind"),
+    (MERGE, {"event_id": ""}, "ID_INVALID", "event_id"),
+    (MERGE, {"target_member_id": None}, "TARGET_MEMBER_REQUIRED", "target_member_id"),
+    (MERGE, {"target_member_id": ""}, "ID_INVALID", "target_member_id"),
+    (JOIN_POOL, {"target_member_id": None}, "TARGET_MEMBER_REQUIRED", "target_member_id"),
+    (JOIN_POOL, {"target_member_id": "m\n"}, "ID_INVALID", "target_member_id"),
+    (SET_TIER, {"tier": None}, "TIER_REQUIRED", "tier"),
+    (SET_TIER, {"tier": ""}, "TIER_REQUIRED", "tier"),
+    (SET_TIER, {"tier": "G" * 513}, "TEXT_TOO_LONG", "tier"),
+    (SET_TIER, {"valid_until_ms": 0}, "TIME_INVALID", "valid_until_ms"),
+    (ERASE, {"reason": "r" * 513}, "TEXT_TOO_LONG", "reason"),
+    (ERASE, {"actor": "a" * 513}, "TEXT_TOO_LONG", "actor"),
+    *((one, {"reason": None}, "REASON_REQUIRED", "reason") for one in OPERATIONS),
+    *((one, {"actor": ""}, "ACTOR_REQUIRED", "actor") for one in OPERATIONS),
+    *((one, {"target_member_id": "m-2"}, "FIELD_NOT_FOR_KIND", "target_member_id") for one in (ERASE, SET_TIER, LEAVE_POOL)),
+    *((one, {"tier": "GOLD"}, "FIELD_NOT_FOR_KIND", "tier") for one in OPERATIONS if one is not SET_TIER),
+    *((one, {"valid_until_ms": 1}, "FIELD_NOT_FOR_KIND", "valid_until_ms") for one in OPERATIONS if one is not SET_TIER),
+    (CHANGE, {"status": MemberStatus.MERGED}, "STATUS_NOT_SETTABLE", "status"),
+    (CHANGE, {"status": MemberStatus.ERASED}, "STATUS_NOT_SETTABLE", "status"),
+    (CHANGE, {"status_from_ms": 1}, "STATUS_REQUIRED", "status"),
+    (CHANGE, {"status": MemberStatus.ACTIVE, "status_from_ms": 0}, "TIME_INVALID", "status_from_ms"),
+    (CHANGE, {"status": MemberStatus.SUSPENDED, "status_from_ms": 2**62}, "TIME_INVALID", "status_from_ms"),
 ]
+
+# Each field that only some kinds have, and who has it.
+OWN_FIELDS: dict[str, tuple[Any, tuple[Transaction, ...]]] = {
+    "related_transaction_id": ("t0", (CAPTURE, VOID, ACTIVATE)),
+    "to_member_id": ("m-2", (TRANSFER,)),
+    "voucher_code": ("V-1", (REDEEM_VOUCHER, CANCEL_VOUCHER)),
+    "expires_at_ms": (1, (EARN, ADJUST, HOLD)),
+    "available_from_ms": (1, (EARN,)),
+    "pending": (False, (EARN,)),
+}
 
 KEPT: list[tuple[Command, dict[str, Any]]] = [
     (ENROLMENT, {"program_id": "g"}),
@@ -108,6 +194,15 @@ KEPT: list[tuple[Command, dict[str, Any]]] = [
     (ADJUST, {"points": 10**15}),
     (REVERSE, {"points": 1}),
     (ADJUST, {"reason": "r" * 512}),
+    (ADJUST, {"occurred_at_ms": 253_402_300_799_999, "points": 1, "expires_at_ms": 253_402_300_799_999}),
+    (HOLD, {"expires_at_ms": 1}),
+    (CAPTURE, {"points": 1, "related_transaction_id": "t" * 512}),
+    (EARN, {"expires_at_ms": 1, "available_from_ms": 1, "pending": True}),
+    (SALE, {"pending": False}),
+    (TRANSFER, {"to_member_id": "Ü/ñ 1" + "m" * 123, "reason": "a gift"}),
+    (REDEEM_VOUCHER, {"voucher_code": "v" * 512}),
+    (SET_TIER, {"valid_until_ms": 1, "tier": "G" * 512}),
+    (CHANGE, {"segments": None, "status": MemberStatus.SUSPENDED, "status_from_ms": 1, "status_reason": "r"}),
 ]
 
 
@@ -121,6 +216,20 @@ def test_each_rule_has_its_reason_and_its_field(command: Command, broken: dict[s
     found = problems(replace(command, **broken))
     assert [(problem.reason, problem.field) for problem in found] == [(reason, field)]
     assert found[0].detail
+
+
+@pytest.mark.parametrize("command", TRANSACTIONS, ids=lambda command: command.kind.value)
+@pytest.mark.parametrize("name", OWN_FIELDS)
+def test_a_field_of_other_kinds_must_be_empty(command: Transaction, name: str) -> None:
+    value, owners = OWN_FIELDS[name]
+    expected = [] if command in owners else [("FIELD_NOT_FOR_KIND", name)]
+    assert [(problem.reason, problem.field) for problem in problems(replace(command, **{name: value}))] == expected
+
+
+def test_every_kind_has_its_example() -> None:
+    assert {command.kind for command in TRANSACTIONS} == set(TransactionKind) - {TransactionKind.UNKNOWN}
+    assert {command.kind for command in OPERATIONS} == set(MemberOperationKind) - {MemberOperationKind.UNKNOWN}
+    assert OWN_FIELDS.keys() == contract.KINDS_OF_FIELD.keys()
 
 
 @pytest.mark.parametrize(("command", "kept"), KEPT)
@@ -143,7 +252,7 @@ def test_all_problems_are_reported_in_the_order_of_the_fields() -> None:
     ]  # fmt: skip
 
 
-@given(st.one_of([records(name) for name in ("Enrolment", "Transaction", "ProfileChange", "OfferActivation")]))
+@given(st.one_of([records(name) for name in ("Enrolment", "Transaction", "ProfileChange", "OfferActivation", "MemberOperation")]))
 def test_whatever_decodes_can_be_judged(command: Any) -> None:
     """It answers for every record of the schema, and never tells a value."""
     for problem in problems(command):
@@ -174,7 +283,7 @@ def test_members_share_no_key(one: tuple[str, str], other: tuple[str, str]) -> N
 
 
 def test_command_id() -> None:
-    assert (command_id(EARN), command_id(ENROLMENT), command_id(CHANGE), command_id(ACTIVATION)) == ("t1", "e1", "e1", "e1")
+    assert (command_id(EARN), *map(command_id, (ENROLMENT, CHANGE, ACTIVATION, MERGE))) == ("t1", "e1", "e1", "e1", "e1")
 
 
 def test_currencies() -> None:
