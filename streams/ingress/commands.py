@@ -114,7 +114,7 @@ def _record(schema: avsc.Schema) -> Callable[..., dict[str, Any]]:
     required: list[str] = []
     for field in schema["fields"]:
         name, avro = field["name"], field["type"]
-        is_time = isinstance(avro, dict) and avro.get("logicalType") == "timestamp-millis"
+        is_time = _is_time(avro)
         shown = name.removesuffix("_ms") if is_time else name
         checks[shown] = (name, _time if is_time else _check(avro))
         if "default" in field:
@@ -144,6 +144,12 @@ def _record(schema: avsc.Schema) -> Callable[..., dict[str, Any]]:
     return check_record
 
 
+def _is_time(avro: Any) -> bool:
+    """Whether the type is an instant, or one that may be absent."""
+    one = avro[1] if isinstance(avro, list) else avro
+    return isinstance(one, dict) and one.get("logicalType") == "timestamp-millis"
+
+
 def _check(avro: Any) -> _Check:
     if isinstance(avro, list):
         inner = _check(avro[1])
@@ -159,6 +165,8 @@ def _check(avro: Any) -> _Check:
         return _enum([symbol for symbol in avro["symbols"] if symbol != "UNKNOWN"])
     if kind in ("long", "int"):
         return _whole(*((INT64_MIN, INT64_MAX) if kind == "long" else (INT32_MIN, INT32_MAX)))
+    if kind == "boolean":
+        return _truth
     if kind != "string":
         raise ValueError(f"{kind} has no form in JSON yet")
     return _text
@@ -167,6 +175,12 @@ def _check(avro: Any) -> _Check:
 def _text(value: Any, place: str, found: list[Problem]) -> Any:
     if type(value) is not str:
         found.append(Problem("TYPE_INVALID", place, f"must be a text, not {_name(value)}"))
+    return value
+
+
+def _truth(value: Any, place: str, found: list[Problem]) -> Any:
+    if type(value) is not bool:
+        found.append(Problem("TYPE_INVALID", place, f"must be true or false, not {_name(value)}"))
     return value
 
 
@@ -231,4 +245,4 @@ def _name(value: Any) -> str:
     return "null" if value is None else _NAMES.get(type(value), "another type")
 
 
-_CHECKS = {topic.stream: _record(avsc.load_all()[topic.record.__name__]) for topic in topics.INBOUND}
+_CHECKS = {topic.stream: _record(avsc.expanded(avsc.load_all()[topic.record.__name__])) for topic in topics.INBOUND}

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.records import Enrolment, LineItem, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+from schemas.records import (
+    Enrolment,
+    LineItem,
+    MemberOperation,
+    MemberOperationKind,
+    MemberStatus,
+    OfferActivation,
+    ProfileChange,
+    Transaction,
+    TransactionKind,
+)
 from streams import topics
 from streams.errors import ContractError
 from streams.ingress.commands import Defaults, InvalidError, format_time, load_json, parse, parse_time
@@ -27,6 +37,32 @@ def test_a_transaction_with_everything() -> None:
         occurred_at_ms=1795341900500, amount_minor=7350, currency="EUR", nights=2, property_id="MUC",
         line_items=(LineItem(sku="W", amount_minor=2450, quantity=3), LineItem(amount_minor=0)),
     )  # fmt: skip
+
+
+def test_a_pending_earn_with_its_own_times() -> None:
+    payload = EARN | {"pending": True, "available_from": "2026-12-01T00:00:00Z", "expires_at": "2027-12-01T00:00:00+01:00"}
+    command = parse(topics.TRANSACTIONS, payload, DEFAULTS)
+    assert isinstance(command, Transaction)
+    assert (command.pending, command.available_from_ms, command.expires_at_ms) == (True, 1_796_083_200_000, 1_827_615_600_000)
+    absent = parse(topics.TRANSACTIONS, EARN | {"pending": None, "expires_at": None}, DEFAULTS)
+    assert absent == parse(topics.TRANSACTIONS, EARN, DEFAULTS)
+
+
+def test_a_member_operation() -> None:
+    payload = {
+        "program_id": "grand", "member_id": "M-1", "event_id": "e1", "kind": "SET_TIER", "tier": "GOLD", "valid_until": "2027-01-01T00:00:00Z",
+        "reason": "match", "actor": "agent-17",
+    }  # fmt: skip
+    assert parse(topics.MEMBER_OPERATIONS, payload, DEFAULTS) == MemberOperation(
+        program_id="grand", member_id="M-1", event_id="e1", source_system="pms", occurred_at_ms=NOW_MS, kind=MemberOperationKind.SET_TIER,
+        tier="GOLD", valid_until_ms=1_798_761_600_000, reason="match", actor="agent-17",
+    )  # fmt: skip
+
+
+def test_a_status_that_is_scheduled() -> None:
+    payload = {"program_id": "grand", "member_id": "M-1", "event_id": "e1", "status": "SUSPENDED", "status_from": "2026-12-01T00:00:00Z"}
+    change = parse(topics.PROFILE_CHANGES, payload, DEFAULTS)
+    assert isinstance(change, ProfileChange) and change.status_from_ms == 1_796_083_200_000
 
 
 def test_what_is_not_said_comes_from_the_defaults() -> None:
@@ -99,6 +135,17 @@ def problems(topic: topics.Topic, payload: Any) -> list[tuple[str, str]]:
         ({"line_items": [{"amount_minor": 2**60}], "currency": "EUR"}, [("LINE_ITEM_INVALID", "line_items[0]")]),
         ({"reason": "x" * 513}, [("TEXT_TOO_LONG", "reason")]),
         ({"kind": "REDEEM", "points": None}, [("POINTS_REQUIRED", "points")]),
+        ({"pending": 1}, [("TYPE_INVALID", "pending")]),
+        ({"pending": "true"}, [("TYPE_INVALID", "pending")]),
+        ({"expires_at": 1795318800000}, [("TIME_INVALID", "expires_at")]),
+        ({"expires_at": "1969-12-31T23:59:59Z"}, [("TIME_INVALID", "expires_at")]),
+        ({"available_from": "tomorrow"}, [("TIME_INVALID", "available_from")]),
+        ({"expires_at_ms": NOW_MS}, [("FIELD_UNKNOWN", "expires_at_ms")]),
+        ({"to_member_id": "M-2"}, [("FIELD_NOT_FOR_KIND", "to_member_id")]),
+        ({"kind": "REDEEM", "available_from": "2026-12-01T00:00:00Z"}, [("FIELD_NOT_FOR_KIND", "available_from")]),
+        ({"kind": "HOLD", "points": None}, [("POINTS_REQUIRED", "points")]),
+        ({"kind": "VOID"}, [("FIELD_NOT_FOR_KIND", "points"), ("RELATED_REQUIRED", "related_transaction_id")]),
+        ({"kind": "TRANSFER", "to_member_id": "x" * 129}, [("ID_INVALID", "to_member_id")]),
         ({"kind": "REVERSE"}, [("REVERSES_REQUIRED", "reverses_transaction_id")]),
         ({"kind": "ADJUST", "points": -1}, [("REASON_REQUIRED", "reason"), ("ACTOR_REQUIRED", "actor")]),
         ({"points": "5", "foo": 1, "kind": 3}, [("VALUE_UNKNOWN", "kind"), ("TYPE_INVALID", "points"), ("FIELD_UNKNOWN", "foo")]),
@@ -121,6 +168,11 @@ def test_a_transaction_that_breaks_a_rule(change: dict[str, Any], expected: list
         (topics.ENROLMENTS, {"attributes": {f"a{n}": "" for n in range(65)}}, [("TOO_MANY_ATTRIBUTES", "attributes")]),
         (topics.ENROLMENTS, {"segments": ["x"] * 257}, [("SEGMENTS_INVALID", "segments")]),
         (topics.ENROLMENTS, {"source_version": "1"}, [("TYPE_INVALID", "source_version")]),
+        (topics.PROFILE_CHANGES, {"status": "MERGED"}, [("STATUS_NOT_SETTABLE", "status")]),
+        (topics.PROFILE_CHANGES, {"segments": [], "status_from": "2026-12-01T00:00:00Z"}, [("STATUS_REQUIRED", "status")]),
+        (topics.MEMBER_OPERATIONS, {}, [("FIELD_REQUIRED", "kind")]),
+        (topics.MEMBER_OPERATIONS, {"kind": "ERASE"}, [("REASON_REQUIRED", "reason"), ("ACTOR_REQUIRED", "actor")]),
+        (topics.MEMBER_OPERATIONS, {"kind": "MERGE", "reason": "r", "actor": "a"}, [("TARGET_MEMBER_REQUIRED", "target_member_id")]),
         (topics.OFFER_ACTIVATIONS, {"offer_id": ""}, [("ID_INVALID", "offer_id")]),
         (topics.OFFER_ACTIVATIONS, {}, [("FIELD_REQUIRED", "offer_id")]),
     ],
@@ -177,7 +229,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
-names = st.sampled_from(["member_id", "transaction_id", "kind", "points", "occurred_at", "line_items", "attributes", "segments", "status"])
+names = st.sampled_from(["member_id", "transaction_id", "kind", "points", "occurred_at", "line_items", "attributes", "segments", "status", "pending"])
 
 
 @given(topic=st.sampled_from(topics.INBOUND), payload=json_values | st.dictionaries(names, json_values, max_size=6))
