@@ -3,13 +3,14 @@
     {"type": "worker.deactivated", "timestamp": "2026-11-22T03:40:00Z",
      "data": {"employee_id": "21001", "last_day": "2026-11-21", "time_zone": "Asia/Kolkata", "reason": "TERMINATION"}}
 
-signed by Standard Webhooks. The employee_id is the member_id. The event id is made of the signed webhook-id, which stays the same when
-a delivery is repeated. The source version is data.version or, without one, the timestamp in milliseconds: an older event that
-arrives late is superseded. Give versions always or never: they do not compare with timestamps.
+signed by Standard Webhooks. The employee_id is the member_id. Who has a last day ahead is suspended when it is over: the change says from
+when, and the ledger keeps it until then. The event id is made of the signed webhook-id, which stays the same when a delivery is repeated.
+The source version is data.version or, without one, the timestamp in milliseconds: an older event that arrives late is superseded. Give
+versions always or never: they do not compare with timestamps.
 """
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -41,31 +42,32 @@ def translate(delivery: Delivery, source: Source) -> Translation:
         "occurred_at_ms": delivery.received_at_ms if occurred_at_ms is None else occurred_at_ms,
         "source_version": occurred_at_ms if version is None else version,
     }
-    return Translation(commands=(make(data, common, delivery.received_at_ms),))
+    return Translation(commands=(make(data, common),))
 
 
-def _hired(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+def _hired(data: Fields, common: dict[str, Any]) -> Command:
     attributes = {name: value for name, value in _attributes(data).items() if value is not None}
     return Enrolment(**common, attributes=attributes, segments=_segments(data) or ())
 
 
-def _updated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+def _updated(data: Fields, common: dict[str, Any]) -> Command:
     return ProfileChange(**common, attributes=_attributes(data), segments=_segments(data))
 
 
-def _deactivated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
-    last_day = data.text("last_day")
-    if last_day is not None and _day(last_day) > _today(data, now_ms):
-        # To suspend now would be too early, to ignore it would be for ever: the sender has to know.
-        raise ContractError("LAST_DAY_AHEAD", "data.last_day is in the future: send worker.deactivated when it takes effect")
-    return ProfileChange(**common, status=MemberStatus.SUSPENDED, status_reason=data.text("reason") or DEACTIVATED)
+def _deactivated(data: Fields, common: dict[str, Any]) -> Command:
+    return ProfileChange(
+        **common,
+        status=MemberStatus.SUSPENDED,
+        status_reason=data.text("reason") or DEACTIVATED,
+        status_from_ms=_from_ms(data, common["occurred_at_ms"]),
+    )
 
 
-def _reactivated(data: Fields, common: dict[str, Any], now_ms: int) -> Command:
+def _reactivated(data: Fields, common: dict[str, Any]) -> Command:
     return ProfileChange(**common, status=MemberStatus.ACTIVE, status_reason=data.text("reason"))
 
 
-_MAKERS: dict[str, Callable[[Fields, dict[str, Any], int], Command]] = {
+_MAKERS: dict[str, Callable[[Fields, dict[str, Any]], Command]] = {
     "worker.hired": _hired,
     "worker.updated": _updated,
     "worker.deactivated": _deactivated,
@@ -91,18 +93,38 @@ def _segments(data: Fields) -> tuple[str, ...] | None:
     return tuple(given)
 
 
+def _from_ms(data: Fields, occurred_at_ms: int) -> int | None:
+    """The first instant after a last day that was ahead when the event happened; None without such a day: at once.
+
+    By the event's own time, not by that of its arrival: repeated after the last day, a delivery still makes the same command.
+    """
+    last_day = data.text("last_day")
+    if last_day is None:
+        return None
+    day, zone = _day(last_day), _zone(data)
+    try:
+        if day <= datetime.fromtimestamp(occurred_at_ms / 1000, zone).date():
+            return None
+        return int(datetime.combine(day + timedelta(days=1), time.min, zone).timestamp()) * 1000
+    except (ValueError, OverflowError, OSError) as error:  # The ends of the calendar.
+        raise _no_day() from error
+
+
 def _day(text: str) -> date:
     try:
         return datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError as error:
-        raise ContractError("TIME_INVALID", "data.last_day must be a day, for example 2026-11-22") from error
+        raise _no_day() from error
 
 
-def _today(data: Fields, now_ms: int) -> date:
-    """The day it is where the person works: by UTC, a last day in Melbourne or Honolulu would end hours early or late."""
+def _no_day() -> ContractError:
+    return ContractError("TIME_INVALID", "data.last_day must be a day, for example 2026-11-22")
+
+
+def _zone(data: Fields) -> tzinfo:
+    """Of the place where the person works: by UTC, a last day in Melbourne or Honolulu would end hours early or late."""
     name = data.text("time_zone")
     try:
-        zone = ZoneInfo(name) if name else UTC
+        return ZoneInfo(name) if name else UTC
     except (KeyError, ValueError, OSError) as error:
         raise ContractError("VALUE_UNKNOWN", "data.time_zone must be a name of the IANA time zones, for example Asia/Kolkata") from error
-    return datetime.fromtimestamp(now_ms / 1000, zone).date()

@@ -16,7 +16,7 @@ from schemas.records import Enrolment, LineItem, MemberStatus, OfferActivation, 
 from streams import signatures
 from streams.configuration import SOURCE_KINDS, Source
 from streams.errors import ContractError
-from streams.ingress import apaleo, cloudevents, hr
+from streams.ingress import apaleo, cloudevents, commands, hr
 from streams.ingress.delivery import Delivery, Hint, Translation, basic, signed
 from streams.ingress.sources import KINDS
 from streams.signatures import SignatureError
@@ -61,6 +61,7 @@ DEACTIVATED = ProfileChange(
     program_id="staff", member_id="21001", event_id="hr:msg_1", source_system="hr", occurred_at_ms=1795318800000,
     status=MemberStatus.SUSPENDED, status_reason="TERMINATION", source_version=1795318800000,
 )  # fmt: skip
+DEACTIVATED_AHEAD = replace(DEACTIVATED, status_from_ms=1_798_761_600_000)  # 2027-01-01T00:00:00Z
 REACTIVATED = ProfileChange(
     program_id="staff", member_id="21001", event_id="hr:msg_1", source_system="hr", occurred_at_ms=1795318920000,
     status=MemberStatus.ACTIVE, source_version=7,
@@ -70,7 +71,8 @@ REACTIVATED = ProfileChange(
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("hr_hired.json", HIRED), ("hr_updated.json", UPDATED), ("hr_deactivated.json", DEACTIVATED), ("hr_reactivated.json", REACTIVATED),
+        ("hr_hired.json", HIRED), ("hr_updated.json", UPDATED), ("hr_deactivated.json", DEACTIVATED),
+        ("hr_deactivated_ahead.json", DEACTIVATED_AHEAD), ("hr_reactivated.json", REACTIVATED),
     ],
 )  # fmt: skip
 def test_hr(name: str, expected: Command) -> None:
@@ -78,25 +80,31 @@ def test_hr(name: str, expected: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last_day", "time_zone", "is_over"),
+    ("last_day", "time_zone", "suspended_from"),
     [
-        # It is 2026-11-22 03:43 UTC, 09:13 in Kolkata, 17:43 of the day before in Honolulu.
-        ("2026-11-21", None, True),
-        ("2026-11-22", None, True),
-        ("2026-11-23", None, False),
-        ("2026-11-22", "Asia/Kolkata", True),
-        ("2026-11-22", "Pacific/Honolulu", False),
-        ("2026-11-21", "Pacific/Honolulu", True),
+        # It is 2026-11-22 03:40 UTC, 09:10 in Kolkata, 17:40 of the day before in Honolulu.
+        ("2026-11-21", None, None),
+        ("2026-11-22", None, None),
+        ("2026-11-23", None, "2026-11-24T00:00:00.000Z"),
+        ("2026-11-22", "Asia/Kolkata", None),
+        ("2026-11-23", "Asia/Kolkata", "2026-11-23T18:30:00.000Z"),
+        ("2026-11-22", "Pacific/Honolulu", "2026-11-23T10:00:00.000Z"),
+        ("2026-11-21", "Pacific/Honolulu", None),
+        ("2027-03-27", "Europe/Berlin", "2027-03-27T23:00:00.000Z"),
+        ("2027-03-28", "Europe/Berlin", "2027-03-28T22:00:00.000Z"),
     ],
 )
-def test_a_last_day_counts_where_the_person_works(last_day: str, time_zone: str | None, is_over: bool) -> None:
+def test_a_last_day_counts_where_the_person_works(last_day: str, time_zone: str | None, suspended_from: str | None) -> None:
+    """Who has a last day ahead is suspended from the start of the day after, others at once."""
+    at_ms = commands.parse_time(suspended_from) if suspended_from else None
     delivery = recorded("hr_deactivated.json", last_day=last_day, time_zone=time_zone)
-    if is_over:
-        assert only(hr.translate(delivery, HR)) == DEACTIVATED
-    else:
-        with pytest.raises(ContractError) as caught:
-            hr.translate(delivery, HR)
-        assert caught.value.reason == "LAST_DAY_AHEAD"
+    assert only(hr.translate(delivery, HR)) == replace(DEACTIVATED, status_from_ms=at_ms)
+
+
+def test_a_termination_is_the_same_command_whenever_it_arrives() -> None:
+    early = recorded("hr_deactivated_ahead.json")
+    late = replace(early, received_at_ms=RECEIVED_MS + 100 * 86_400_000)
+    assert hr.translate(early, HR) == hr.translate(late, HR)
 
 
 def test_an_hr_event_without_time_version_and_reason() -> None:
@@ -119,6 +127,7 @@ def test_an_hr_event_without_time_version_and_reason() -> None:
         ('{"type":"worker.deactivated","timestamp":"yesterday","data":{"employee_id":"1"}}', "TIME_INVALID"),
         ('{"type":"worker.deactivated","data":{"employee_id":"1","version":"7"}}', "TYPE_INVALID"),
         ('{"type":"worker.deactivated","data":{"employee_id":"1","last_day":"22.11.2026"}}', "TIME_INVALID"),
+        ('{"type":"worker.deactivated","data":{"employee_id":"1","last_day":"9999-12-31"}}', "TIME_INVALID"),
         ('{"type":"worker.deactivated","data":{"employee_id":"1","last_day":"2026-11-22","time_zone":"Mars/Base"}}', "VALUE_UNKNOWN"),
         ('{"type":"worker.deactivated","data":{"employee_id":"1","last_day":"2026-11-22","time_zone":"../../etc"}}', "VALUE_UNKNOWN"),
         ('{"type":"worker.updated","data":{"employee_id":"1","attributes":{"a":1}}}', "TYPE_INVALID"),
