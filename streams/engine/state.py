@@ -11,11 +11,13 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict, WriteBatch, WriteBufferManager, WriteOptions
+from rocksdict import (
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +150,27 @@ class PartitionState:
         """The committed row, or None. Raises StateFailed."""
         return self._read(_row_key(table, key))
 
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Committed rows of a table with start <= key < end in the order of their keys; None: up to the last. Raises StateFailed.
+
+        Close it when it is not read to its end: until then the database stays open, whatever `close` does.
+        """
+        prefix = _row_key(table, b"")
+        options = ReadOptions()
+        # Behind the bound there may be any number of deleted rows to step over in search of the next.
+        options.set_iterate_upper_bound(_after(table) if end is None else prefix + end)
+        try:
+            rows = self._db.iter(options)  # Not `items`, which ends at a corrupt block as if there were no more rows.
+            rows.seek(prefix + start)
+            while rows.valid():
+                yield rows.key()[len(prefix):], rows.value()
+                rows.next()
+            rows.status()
+        except Exception as error:
+            raise StateFailed(f"{self._path.name}: {error}") from error
+        finally:
+            rows = None  # Or the error's traceback would hold the database.
+
     def apply(
         self, rows: Mapping[str, Mapping[bytes, bytes | None]], next_offsets: Mapping[str, int], as_of_s: float | None, *, logged: bool = True
     ) -> None:
@@ -242,3 +265,8 @@ class PartitionState:
 
 def _row_key(table: str, key: bytes) -> bytes:
     return ROW + table.encode() + b"\0" + key
+
+
+def _after(table: str) -> bytes:
+    """Greater than every row of a table, and not greater than any of another that comes after it."""
+    return ROW + table.encode() + b"\1"

@@ -12,7 +12,7 @@ class Table(faust.Table):  # type: ignore[type-arg]
     """A mapping from bytes to records of `value_type`, inside a handler; see Unit for what happens to its writes.
 
     Values are replaced, never changed in place: only an assignment reaches the changelog. Outside a handler the table can be read
-    with `committed`, and a write raises RuntimeError.
+    with `committed`; all else raises RuntimeError.
     """
 
     mundane_level = "debug"
@@ -48,6 +48,14 @@ class Table(faust.Table):  # type: ignore[type-arg]
 
     def __delitem__(self, key: bytes) -> None:
         self.app.unit.write(self, key, None)  # type: ignore[attr-defined]
+
+    def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, Any]]:
+        """Up to `limit` rows with start <= key < end, in the order of their keys, as the running unit sees them; None: to the table's end.
+
+        It holds the rows of the unit's partition only. Costs a seek and the rows it returns, and as much as a row for each that was deleted
+        lately between `start` and the last of them: for a queue, remember where its head is.
+        """
+        return self.app.unit.scan(self, start, end, limit)  # type: ignore[attr-defined,no-any-return]
 
     def committed(self, partition: int, key: bytes) -> Any:
         """The committed row, or None. Raises KeyError when this worker does not own the partition."""

@@ -2,8 +2,11 @@
 
 import logging
 import traceback
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from streams.engine import metrics
@@ -68,6 +71,18 @@ class Rows:
         row = self.state.get(table, key)
         return None if row is None else self._codec.decode(row, value_type)
 
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end as they are stored, for `decoded`. To be closed; see PartitionState.scan. Raises StateFailed."""
+        return self.state.scan(table, start, end)
+
+    def decoded(self, table: str, key: bytes, row: bytes, value_type: type) -> Any:
+        """The value of a row that a scan gave. It is not remembered: many rows that are read once would push out those in use."""
+        place = (table, key)
+        value = self._new.get(place)
+        if value is None:
+            value = self._old.get(place)
+        return self._codec.decode(row, value_type) if value is None else value
+
     def put(self, table: str, key: bytes, value: Any) -> None:
         """Remember what is committed."""
         new = self._new
@@ -86,7 +101,9 @@ class Unit:
     the record becomes poison. So does one whose rows or records cannot be encoded or are too large.
     """
 
-    __slots__ = ("_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_committed", "_record_bytes_max", "_savepoint", "_staged")
+    __slots__ = (
+        "_app", "epoch", "ends", "inputs", "outgoing", "partition", "starts", "_committed", "_ordered", "_record_bytes_max", "_savepoint", "_staged",
+    )  # fmt: skip
 
     def __init__(self, app: "App", partition: int, epoch: int, inputs: list[Input], starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> None:
         self._app = app
@@ -100,6 +117,8 @@ class Unit:
         """Source topic -> offset to go on from once this batch is committed."""
         self.outgoing: list[Outgoing] = []
         self._staged: dict[str, dict[bytes, Any]] = {}
+        self._ordered: dict[str, list[bytes]] = {}
+        """The staged keys of tables that were scanned, in order; those staged since the last scan of a table are missing."""
         self._committed: Rows | None = None
         self._savepoint: list[tuple[dict[bytes, Any], bytes, Any]] | None = None
 
@@ -125,6 +144,49 @@ class Unit:
             return staged[key]
         assert self._committed is not None, "a unit is handled before its handler reads"
         return self._committed.get(table.name, key, table.value_type)
+
+    def scan(self, table: "Table", start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, Any]]:
+        assert self._committed is not None, "a unit is handled before its handler reads"
+        committed, name, value_type = self._committed, table.name, table.value_type
+        staged, keys = self._staged.get(name, {}), self._ordered_keys(name)
+        place, places = bisect_left(keys, start), len(keys) if end is None else bisect_left(keys, end)
+        found: list[tuple[bytes, Any]] = []
+
+        def take_staged(before: bytes | None) -> None:
+            nonlocal place
+            while place < places and len(found) < limit and (before is None or keys[place] < before):
+                if (value := staged[keys[place]]) is not None:
+                    found.append((keys[place], value))
+                place += 1
+
+        if limit <= 0:
+            return found
+        with closing(committed.scan(name, start, end)) as rows:
+            for key, row in rows:
+                if place < places:
+                    take_staged(before=key)
+                    if len(found) == limit:
+                        return found
+                    if place < places and keys[place] == key:  # Written or deleted since.
+                        continue
+                found.append((key, committed.decoded(name, key, row, value_type)))
+                if len(found) == limit:
+                    return found
+        take_staged(before=None)
+        return found
+
+    def _ordered_keys(self, table: str) -> list[bytes]:
+        """The staged keys of a table, in order. A dict keeps new keys at its end, so those that are missing are its last."""
+        staged = self._staged.get(table)
+        if staged is None:
+            return []
+        keys = self._ordered.get(table)
+        if keys is None:
+            keys = self._ordered[table] = sorted(staged)
+        else:
+            for key in islice(reversed(staged), len(staged) - len(keys)):
+                insort(keys, key)
+        return keys
 
     def write(self, table: "Table", key: bytes, value: Any) -> None:
         staged = self._staged.setdefault(table.name, {})
@@ -188,6 +250,7 @@ class Unit:
     def start_anew(self) -> None:
         """Forget what the handler wrote."""
         self._staged.clear()
+        self._ordered.clear()
         self.outgoing.clear()
 
     def _encode_written(self) -> None:
@@ -237,6 +300,7 @@ class Unit:
 
     def _undo(self, mark: int) -> None:
         del self.outgoing[mark:]
+        self._ordered.clear()  # It may have keys that are not staged any more.
         for staged, key, before in reversed(self._savepoint or ()):
             if before is _ABSENT:
                 del staged[key]
@@ -264,6 +328,9 @@ class _NoUnit:
 
     def read(self, *_: Any) -> Any:
         raise RuntimeError("a table can be read outside a handler with table.committed(partition, key) only")
+
+    def scan(self, *_: Any) -> Any:
+        raise RuntimeError("a table can be scanned inside a handler only")
 
     def write(self, *_: Any) -> None:
         raise RuntimeError("a table can be written inside a handler only")

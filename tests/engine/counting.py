@@ -1,7 +1,7 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
 `python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR [STANDBY_COPIES]`. A value is JSON {"i": n};
-"bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger.
+"bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger; "scan": [START, LIMIT] puts rows in its output.
 Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
 """
 
@@ -57,7 +57,11 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_cop
     def handle(one: Input, unit: Unit) -> None:
         number = counts.get(one.key, {"n": 0})["n"] + 1
         counts[one.key] = {"n": number, "pad": "x" * one.record.get("row_bytes", 0)}
-        unit.send(names["out"], one.key, json.dumps({"i": one.record["i"], "n": number}).encode())
+        out = {"i": one.record["i"], "n": number}
+        if "scan" in one.record:
+            start, limit = one.record["scan"]
+            out["rows"] = [(key.decode(), row["n"]) for key, row in counts.scan(start.encode(), None, limit)]
+        unit.send(names["out"], one.key, json.dumps(out).encode())
         if one.record.get("bug"):
             raise RuntimeError("the handler fails on this record")
         if one.record.get("delete"):
