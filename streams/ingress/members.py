@@ -8,7 +8,8 @@ import orjson
 from aiohttp import web
 
 from schemas.contract import ID_CHARACTERS_MAX, Problem
-from schemas.records import Account
+from schemas.records import Account, Lot
+from streams.domain.program import Program, Tier
 from streams.errors import UnavailableError
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 SCOPE = "members:read"
 SEQUENCE_DIGITS_MAX = 18
+ADDED_POINTS = ("pending_points", "held_points", "debt_points")
+"""A cache that an older version has filled does not have them."""
 
 
 async def get_balance(request: web.Request) -> web.Response:
@@ -50,7 +53,8 @@ async def get_member(request: web.Request) -> web.Response:
             raise
         log.warning("owner.unavailable", extra={"reason": str(error)})
         return _json(program_id, member_id, _from_cache(cached))
-    return _json(program_id, member_id, _whole(_known(account, least)))
+    program = request.app[PARTS].configuration.programs[program_id]
+    return _json(program_id, member_id, _whole(_known(account, least), program))
 
 
 def _known(account: Account | None, least: int) -> Account:
@@ -92,19 +96,90 @@ def _balance(account: Account) -> dict[str, Any]:
         "status": account.status.value,
         "tier": account.tier,
         "available_points": account.available_points,
+        "pending_points": account.pending_points,
+        "held_points": account.held_points,
+        "debt_points": account.debt_points,
         "qualifying_points": account.qualifying_points,
         "source": "owner",
     }
 
 
-def _whole(account: Account) -> dict[str, Any]:
+def _whole(account: Account, program: Program) -> dict[str, Any]:
     return _balance(account) | {
         "status_reason": account.status_reason,
+        "scheduled_status": _scheduled(account),
+        "merged_into": account.merged_into,
+        "pool_member_id": account.pool_member_id,
+        "tier_progress": _tier_progress(account, program.tiers),
+        "expiring": _expiring(account.lots),
+        "lots": [
+            {
+                "lot_id": lot.lot_id,
+                "remaining": lot.remaining,
+                "held": lot.held,
+                "pending": lot.pending,
+                "earned_at": format_time(lot.earned_at_ms),
+                "expires_at": _time(lot.expires_at_ms),
+                "available_from": _time(lot.available_from_ms),
+            }
+            for lot in account.lots
+        ],
+        "holds": [
+            {
+                "hold_id": hold.hold_id,
+                "points": sum(part.points for part in hold.parts),
+                "placed_at": format_time(hold.placed_at_ms),
+                "expires_at": _time(hold.expires_at_ms),
+            }
+            for hold in account.holds
+        ],
+        "vouchers": [
+            {"voucher_code": one.voucher_code, "reward_code": one.reward_code, "expires_at": _time(one.expires_at_ms)}
+            for one in account.vouchers
+        ],
+        "offers": [
+            {"offer_id": use.offer_id, "uses": use.uses, "points": use.points, "asked": use.asked} for use in account.offer_uses
+        ],
         "attributes": dict(account.attributes),
         "segments": list(account.segments),
         "active_offers": list(account.active_offers),
         "profile_version": account.profile_version,
         "enrolled_at": format_time(account.enrolled_at_ms),
+    }
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else format_time(at_ms)
+
+
+def _scheduled(account: Account) -> dict[str, Any] | None:
+    if account.scheduled_status is None:
+        return None
+    return {"status": account.scheduled_status.value, "at": _time(account.scheduled_at_ms), "reason": account.scheduled_reason}
+
+
+def _expiring(lots: tuple[Lot, ...]) -> dict[str, Any] | None:
+    """The points that expire next, all that share the instant; held ones are not among them, as their hold decides first."""
+    ends_ms = [lot.expires_at_ms for lot in lots if lot.expires_at_ms is not None and lot.remaining > 0]
+    if not ends_ms:
+        return None
+    next_ms = min(ends_ms)
+    return {"points": sum(lot.remaining for lot in lots if lot.expires_at_ms == next_ms), "expires_at": format_time(next_ms)}
+
+
+def _tier_progress(account: Account, tiers: tuple[Tier, ...]) -> dict[str, Any]:
+    names = [tier.name for tier in tiers]
+    if account.tier in names:
+        above = tiers[names.index(account.tier) + 1 :]
+    else:  # The programme has dropped or renamed the member's tier since.
+        above = tuple(tier for tier in tiers if tier.threshold_points > account.qualifying_points)
+    return {
+        "name": account.tier,
+        "valid_until": _time(account.tier_valid_until_ms),
+        "qualifying_points": account.qualifying_points,
+        "next_tier": above[0].name if above else None,
+        # A tier that was taken away before its time, or not given yet, may lie below the points.
+        "points_to_next": max(0, above[0].threshold_points - account.qualifying_points) if above else None,
     }
 
 
@@ -114,6 +189,7 @@ def _from_cache(cached: Mapping[str, Any]) -> dict[str, Any]:
         "status": cached["status"],
         "tier": cached["tier"],
         "available_points": cached["available_points"],
+        **{name: cached[name] for name in ADDED_POINTS if name in cached},
         "qualifying_points": cached["qualifying_points"],
         "recorded_at": format_time(cached["recorded_at_ms"]),
         "source": "cache",

@@ -1,16 +1,21 @@
 """openapi.yaml: valid, complete, true: its routes, rules and examples are those of the running service."""
 
+import ast
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
 
 from schemas import avsc, contract
+from schemas.records import MemberOperationKind, TransactionKind
 from streams import topics
-from streams.ingress import hr, rest
+from streams.domain import refusals
+from streams.domain.refusals import Refusal
+from streams.ingress import commands, hr, rest
 from streams.ingress.cloudevents import TYPES
 from streams.ingress.problems import TITLES
 from tests.ingress.support import OPENAPI, Service, basic_headers, signed_headers, validator
@@ -83,6 +88,42 @@ def test_an_example_keeps_its_own_schema(path: str, media_type: str, value: Any)
     validator(OPENAPI["paths"][path]["post"]["requestBody"]["content"][media_type]["schema"]).validate(value)
 
 
+TOPICS = {f"/v1/{topic.stream}": topic for topic in topics.INBOUND}
+COMMAND_EXAMPLES = [
+    (TOPICS[path], item, f"{path}-{name}-{number}")
+    for path in TOPICS
+    for name, example in OPENAPI["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"].items()
+    for number, item in enumerate(example["value"] if isinstance(example["value"], list) else [example["value"]])
+]
+
+
+@pytest.mark.parametrize(("topic", "value"), [pytest.param(topic, value, id=name) for topic, value, name in COMMAND_EXAMPLES])
+def test_an_example_keeps_the_contract(topic: topics.Topic, value: Any) -> None:
+    command = commands.parse(topic, value, commands.Defaults(source_system="docs", occurred_at_ms=1_795_318_800_000))
+    assert contract.problems(command) == ()
+
+
+def test_every_kind_of_command_has_an_example() -> None:
+    seen = {(topic.stream, value.get("kind")) for topic, value, _ in COMMAND_EXAMPLES}
+    expected: set[tuple[str, str | None]] = {("enrolments", None), ("profile-changes", None), ("offer-activations", None)}
+    for stream, kinds in (("transactions", TransactionKind), ("member-operations", MemberOperationKind)):
+        expected |= {(stream, kind.value) for kind in kinds if kind.value != "UNKNOWN"}
+    assert seen == expected
+
+
+def test_every_refusal_stands_in_the_document_with_its_meaning() -> None:
+    """In the order of precedence, in the words of the code."""
+    (body,) = (node.body for node in ast.parse(Path(refusals.__file__).read_text()).body if isinstance(node, ast.ClassDef))
+    texts = [node.value.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)][1:]
+    meanings = {code.value: one_line(re.sub(r" \(see \w+\)", "", str(text))) for code, text in zip(Refusal, texts, strict=True)}
+    listed = re.findall(r"^\* `([A-Z_]+)`: (.+?)(?=\n\* |\n\n|\Z)", OPENAPI["info"]["description"], re.MULTILINE | re.DOTALL)
+    assert [(code, one_line(text)) for code, text in listed] == list(meanings.items())
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 @pytest.mark.stack
 @pytest.mark.parametrize(("path", "media_type", "value"), examples())
 async def test_an_example_is_taken(service: Service, path: str, media_type: str, value: Any) -> None:
@@ -124,7 +165,10 @@ def test_the_fields_of_a_command_are_those_of_its_record(topic: topics.Topic, na
     for key, field in fields.items():
         symbols = next((one["symbols"] for one in branches(field["type"]) if isinstance(one, dict) and one["type"] == "enum"), None)
         if symbols:
-            assert {value for value in properties[key]["enum"] if value} == set(symbols) - {"UNKNOWN"}
+            allowed = set(contract.STATUSES_SETTABLE) if key == "status" else set(symbols) - {"UNKNOWN"}
+            assert {value for value in properties[key]["enum"] if value} == allowed
+        is_time = any(isinstance(one, dict) and one.get("logicalType") == "timestamp-millis" for one in branches(field["type"]))
+        assert (properties[key].get("format") == "date-time") == is_time
 
 
 def resolved(schema: dict[str, Any]) -> Any:
@@ -145,8 +189,14 @@ def test_the_limits_are_those_of_the_contract() -> None:
     assert transaction["line_items"]["maxItems"] == contract.LINE_ITEMS_MAX
     assert set(SCHEMAS["LineItem"]["properties"]) == {"sku", "category", "amount_minor", "quantity"}
     assert SCHEMAS["LineItem"]["properties"]["amount_minor"]["maximum"] == contract.AMOUNT_MINOR_MAX
-    values = [*SCHEMAS["LineItem"]["properties"].values(), *transaction.values(), change["status_reason"]]
-    texts = [value for value in values if value.get("type") == ["string", "null"] and value is not transaction["currency"]]
+    operation = SCHEMAS["MemberOperation"]["properties"]
+    values = [*SCHEMAS["LineItem"]["properties"].values(), *transaction.values(), *operation.values(), change["status_reason"]]
+    texts = [
+        value for value in values
+        if value.get("type") == ["string", "null"] and "format" not in value and value is not transaction["currency"]
+    ]  # fmt: skip
+    for member_id in (transaction["to_member_id"], operation["target_member_id"]):
+        assert member_id["anyOf"] == [{"$ref": "#/components/schemas/Id"}, {"type": "null"}]
     assert {text["maxLength"] for text in texts} == {contract.TEXT_CHARACTERS_MAX}
     assert SCHEMAS["AttributeName"]["pattern"] == f"^{contract.ATTRIBUTE_NAME.pattern}$"
     assert set(SCHEMAS["AttributeName"]["not"]["enum"]) == contract.ATTRIBUTES_RESERVED
