@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -36,6 +37,7 @@ UNLOGGED_ROWS_MIN = 50_000  # From here on RocksDB's own log only costs: what a 
 HANGING_KEY = b"aborted"  # Of records that are only there to be aborted; a compacted topic wants a key.
 ASK_AGAIN_S = 0.2  # A broker that just came back may still be putting its parts together.
 INT64_MAX = 2**63 - 1
+TARGET = attrgetter("topic", "partition")
 PROGRESS_S = 2.0  # Between two lines about a load.
 
 RowCheck = Callable[[str, Iterable[bytes]], None]
@@ -113,8 +115,8 @@ class PartitionProducer:
         self._timeout_s = transaction_timeout_s
         self._producer: Producer | None = None
         self._group: Any = None
-        self._ended: set[str] = set()
-        """Topics in which nothing of an earlier owner hangs."""
+        self._ended: set[TopicPartition] = set()
+        """Where nothing of an earlier owner hangs."""
         self._changelog_ends: dict[str, int] = {}
         """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
         whoever takes over knows how far the rows go that those offsets stand for."""
@@ -151,7 +153,7 @@ class PartitionProducer:
             positions, is_new = self._positions(reader, sources)
             for changelog in changelogs.values():
                 self._wait_for_rows(reader, changelog.topic)
-            self._end_what_hangs({changelog.topic for changelog in changelogs.values()})
+            self._end_what_hangs({(changelog.topic, self._partition) for changelog in changelogs.values()})
             bounds = {table: self._bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
             state = folder.open(self._partition)
             try:
@@ -181,8 +183,8 @@ class PartitionProducer:
             reader.close()
             raise
 
-    def _end_what_hangs(self, topics: set[str], sources: Sequence[str] = ()) -> None:
-        """Abort what earlier owners may have left open in these topics, and among the group's offsets, by a transaction that is aborted.
+    def _end_what_hangs(self, places: set[TopicPartition], sources: Sequence[str] = ()) -> None:
+        """Abort what earlier owners may have left open in these places, and among the group's offsets, by a transaction that is aborted.
 
         init_transactions should have done that. But a broker that loads a transaction before it knows who leads the partitions takes them
         for deleted and leaves its markers out (Kafka 4.3, TransactionMarkerChannelManager). The records then hang, neither committed nor
@@ -193,8 +195,10 @@ class PartitionProducer:
         assert producer is not None
         deadline, errors = time.monotonic() + self._timeout_s, []
         self._try(producer.begin_transaction, deadline)
-        for topic in topics:
-            self._produce(producer, topic, HANGING_KEY, b"", deadline, on_delivery=lambda error, _: errors.append(error) if error else None)
+        for topic, partition in places:
+            self._produce(
+                producer, topic, partition, HANGING_KEY, b"", deadline, on_delivery=lambda error, _: errors.append(error) if error else None
+            )
         self._flush(producer, deadline)
         if errors:
             raise self._verdict(KafkaException(errors[0]))
@@ -203,7 +207,7 @@ class PartitionProducer:
         if offsets:
             self._try(lambda: producer.send_offsets_to_transaction(offsets, self._group, self._timeout_s), deadline)
         self._try(lambda: producer.abort_transaction(self._timeout_s), deadline)
-        self._ended |= topics
+        self._ended |= places
 
     def _bounds(self, reader: Consumer, topic: str) -> tuple[int, int]:
         low, high = reader.get_watermark_offsets(KafkaTopicPartition(topic, self._partition), timeout=self._timeout_s)
@@ -334,11 +338,12 @@ class PartitionProducer:
         Returns the next offset of each changelog that was written. Raises Fenced or Aborted; then nothing of it is visible, or will be.
         Raises Unreadable when the broker never accepts one of the records.
         """
-        producer = self._producer
+        producer, own = self._producer, self._partition
         assert producer is not None, "open() comes first"
         deadline = time.monotonic() + self._timeout_s
         next_offsets: dict[str, int] = {}
-        if new := {*rows, *(out[0] for out in outgoing)} - self._ended:
+        places = {(topic, own) for topic in rows} | {(topic, own if to is None else to) for topic, to in set(map(TARGET, outgoing))}
+        if new := places - self._ended:
             self._end_what_hangs(new)
 
         def delivered(error: KafkaError | None, message: Any) -> None:
@@ -350,9 +355,9 @@ class PartitionProducer:
             last = len(changed)
             for number, (key, value) in enumerate(changed.items(), 1):
                 # Records of one partition are appended in order: the last one's report tells where the changelog ends.
-                self._produce(producer, topic, key, value, deadline, on_delivery=delivered if number == last else None)
-        for topic, key, value, headers in outgoing:
-            self._produce(producer, topic, key, value, deadline, headers)
+                self._produce(producer, topic, own, key, value, deadline, on_delivery=delivered if number == last else None)
+        for topic, key, value, headers, to in outgoing:
+            self._produce(producer, topic, own if to is None else to, key, value, deadline, headers)
         self._flush(producer, deadline)
         metadata = orjson.dumps(self._changelog_ends | next_offsets).decode()
         offsets = [KafkaTopicPartition(topic, partition, offset, metadata) for (topic, partition), offset in ends.items()]
@@ -362,15 +367,15 @@ class PartitionProducer:
         return next_offsets
 
     def _produce(
-        self, producer: Producer, topic: str, key: bytes | None, value: bytes | None, deadline: float,
+        self, producer: Producer, topic: str, partition: int, key: bytes | None, value: bytes | None, deadline: float,
         headers: Mapping[str, bytes] | None = None, on_delivery: Any = None,
     ) -> None:  # fmt: skip
         while True:
             try:
                 if headers or on_delivery:
-                    producer.produce(topic, value, key, self._partition, on_delivery, headers=list(headers.items()) if headers else None)
+                    producer.produce(topic, value, key, partition, on_delivery, headers=list(headers.items()) if headers else None)
                 else:
-                    producer.produce(topic, value, key, self._partition)  # Arguments by name, or more of them, cost as much again.
+                    producer.produce(topic, value, key, partition)  # Arguments by name, or more of them, cost as much again.
                 return
             except BufferError:  # The queue holds bytes of slow brokers: let it drain, within the transaction's time.
                 producer.poll(0.05)

@@ -28,12 +28,14 @@ class Input:
 
 
 class Outgoing(NamedTuple):
-    """One record to produce, into the partition of its unit. A tuple, because a unit makes thousands."""
+    """One record to produce. A tuple, because a unit makes thousands."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Mapping[str, bytes] | None = None
+    partition: int | None = None
+    """None: the partition of its unit."""
 
 
 @dataclass(frozen=True, slots=True)

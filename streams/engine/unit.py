@@ -126,9 +126,18 @@ class Unit:
         """Decode, and queue for the partition's next transaction; wait while the queue is full."""
         await self._app.partitions.process(self, handle)
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, bytes] | None = None) -> None:
-        """Produce a record to this unit's partition of `topic`, in the unit's transaction. Raises OutputTooLarge: let it pass."""
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, bytes] | None = None, *, partition: int | None = None
+    ) -> None:
+        """Produce a record to a partition of `topic`, this unit's own for None, in the unit's transaction.
+
+        Raises OutputTooLarge, and ValueError for a partition that the app does not have: let them pass.
+        """
         out = Outgoing(topic, key, value, headers)
+        if partition is not None:
+            if not 0 <= partition < self._app.config.partitions:
+                raise ValueError(f"a record for {topic} cannot go to partition {partition}: the app has {self._app.config.partitions}")
+            out = out._replace(partition=partition)
         if (size := _size(out)) > self._record_bytes_max:
             raise OutputTooLarge(f"a record for {topic} has {size} bytes, more than record_bytes_max={self._record_bytes_max}")
         self.outgoing.append(out)

@@ -1,7 +1,8 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
 `python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR [STANDBY_COPIES]`. A value is JSON {"i": n};
-"bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger; "scan": [START, LIMIT] puts rows in its output.
+"bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger; "scan": [START, LIMIT] puts rows in its output;
+"to": PARTITION sends {"i": n} on to that partition, with the partition as its key.
 Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
 """
 
@@ -62,6 +63,9 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_cop
             start, limit = one.record["scan"]
             out["rows"] = [(key.decode(), row["n"]) for key, row in counts.scan(start.encode(), None, limit)]
         unit.send(names["out"], one.key, json.dumps(out).encode())
+        if "to" in one.record:
+            to = one.record["to"]
+            unit.send(names["b"], b"%d" % to, json.dumps({"i": one.record["i"]}).encode(), partition=to)
         if one.record.get("bug"):
             raise RuntimeError("the handler fails on this record")
         if one.record.get("delete"):

@@ -158,6 +158,25 @@ def test_kill_9_in_mid_stream_loses_and_doubles_nothing(bootstrap: str, prefix: 
     assert differences(bootstrap, prefix) == NONE_WRONG
 
 
+def test_records_for_other_partitions_arrive_once_also_after_kill_9(bootstrap: str, prefix: str) -> None:
+    names, count = topic_names(prefix), 8000
+    records = [(names["a"], b"key-%d" % (i % KEYS), json.dumps({"i": i, "to": i % PARTITIONS}).encode()) for i in range(count)]
+    feeder = threading.Thread(target=log.produce, args=(bootstrap, records))
+    feeder.start()
+    for part in range(2):
+        with running(bootstrap, prefix) as worker:
+            wait_until(lambda part=part: processed(bootstrap, prefix) > (part + 1) * count // 4, timeout_s=60)
+            worker.kill()
+    feeder.join()
+    with running(bootstrap, prefix) as worker:
+        wait_until(lambda: processed(bootstrap, prefix) >= 2 * count, timeout_s=60)
+        worker.stop()
+    forwarded = [(row.partition, row.key, json.loads(row.value or b"")["i"]) for row in log.read(bootstrap, names["b"])]
+    assert sorted(forwarded) == sorted((i % PARTITIONS, b"%d" % (i % PARTITIONS), i) for i in range(count))
+    assert processed(bootstrap, prefix) == 2 * count
+    assert differences(bootstrap, prefix) == NONE_WRONG
+
+
 def test_a_clean_stop_replays_nothing(bootstrap: str, prefix: str) -> None:
     handled = 0
     for part in range(3):

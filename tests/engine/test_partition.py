@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicCollection, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.engine import metrics, partition
@@ -245,6 +245,46 @@ def test_a_new_owner_aborts_what_may_hang_before_it_commits_anything(bootstrap: 
     opened.state.close()
     assert [row.value for row in log.read(bootstrap, out)] == [b"v", b"v"]
     assert [row.value for row in log.read(bootstrap, changelog)] == [b"1", b"1"]
+
+
+def test_a_record_goes_to_another_partition_after_what_may_hang_there_was_aborted(bootstrap: str, group: str, folder: StateFolder) -> None:
+    out = f"{group}.wide"
+    log.create(bootstrap, [out], 3)
+    first, opened = open_partition(bootstrap, group, folder)
+    for number in range(2):
+        outgoing = [Outgoing(out, b"k", b"own"), Outgoing(out, b"k", b"own", None, 0), Outgoing(out, b"k", b"other", {"h": b"1"}, 2)]
+        first.commit({}, outgoing, {(f"{group}.in", 0): number})
+    first.close()
+    opened.state.close()
+    assert [(row.partition, row.offset, row.value) for row in log.read(bootstrap, out)] == [
+        (0, 2, b"own"), (0, 3, b"own"), (0, 5, b"own"), (0, 6, b"own"),  # After a record and its abort marker; a commit marker lies between.
+        (2, 2, b"other"), (2, 4, b"other"),
+    ]  # fmt: skip
+
+
+def test_what_a_fenced_owner_left_open_in_another_partition_is_never_seen(bootstrap: str, group: str, folder: StateFolder) -> None:
+    """The next owner of the same partition ends it, whoever owns the other."""
+    out = f"{group}.wide"
+    log.create(bootstrap, [out], 2)
+    old, opened = open_partition(bootstrap, group, folder)
+    opened.state.close()
+    old.commit({}, [Outgoing(out, b"k", b"before", None, 1)], {(f"{group}.in", 0): 0})
+    producer = old._producer
+    assert producer is not None
+    producer.begin_transaction()
+    producer.produce(out, b"left open", b"k", 1)
+    assert producer.flush(10) == 0
+    log.produce(bootstrap, [(out, b"%d" % number, b"someone else's") for number in range(10)])
+    assert [row.value for row in log.read(bootstrap, out) if row.partition == 1] == [b"before"], "readers wait for the open transaction"
+    new, opened = open_partition(bootstrap, group, folder)
+    producer.produce(out, b"zombie", b"k", 1)
+    with pytest.raises(KafkaException):
+        producer.commit_transaction(10)
+    new.commit({}, [Outgoing(out, b"k", b"after", None, 1)], {(f"{group}.in", 0): 0})
+    values = [row.value for row in log.read(bootstrap, out) if row.partition == 1]
+    assert (values[0], values[-1]) == (b"before", b"after") and set(values[1:-1]) == {b"someone else's"}
+    new.close()
+    opened.state.close()
 
 
 def test_a_state_ahead_of_the_committed_offsets_is_filled_anew(bootstrap: str, group: str, folder: StateFolder) -> None:

@@ -35,7 +35,7 @@ class FakeRows:
 
 
 def unit(values: list[bytes], start: int = 0) -> Unit:
-    app = SimpleNamespace(codec=JsonCodec(), source_types={"in": dict}, on_poison=as_dead_letter, config=SimpleNamespace(record_bytes_max=5_000))
+    app = SimpleNamespace(codec=JsonCodec(), source_types={"in": dict}, on_poison=as_dead_letter, config=SimpleNamespace(record_bytes_max=5_000, partitions=4))
     inputs = [Input("in", 0, start + i, 1000, b"k", value, ()) for i, value in enumerate(values)]
     return Unit(app, 0, 1, inputs, {TOPIC: start}, {TOPIC: start + len(values)})
 
@@ -139,6 +139,16 @@ def test_an_oversized_record_is_a_dead_letter_and_the_others_stay() -> None:
     work.decode()
     work.handle(lambda one, u: u.send("out", b"k", b"x" * one.record), FakeRows())
     assert [out.value for out in work.outgoing] == [b"x", b"HANDLER OUTPUT_TOO_LARGE at 1", b"xxx"]
+
+
+def test_a_record_may_go_to_another_partition_of_the_app_and_to_no_other() -> None:
+    work = unit([b"3", b"4", b"-1"])
+    work.decode()
+    work.handle(lambda one, u: (u.send("out", b"k", b"mine"), u.send("out", b"k", b"v", {"h": b"1"}, partition=one.record)), FakeRows())  # type: ignore
+    assert work.outgoing == [
+        Outgoing("out", b"k", b"mine", None, None), Outgoing("out", b"k", b"v", {"h": b"1"}, 3),
+        Outgoing("dead", b"k", b"HANDLER ValueError at 1"), Outgoing("dead", b"k", b"HANDLER ValueError at 2"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("bad", "reason"), [("x" * 6000, b"OUTPUT_TOO_LARGE"), (object(), b"TypeError")])
