@@ -2,6 +2,8 @@
 
 Each topic has its own table, consumer group and pace. Rows go in by large inserts, offsets are committed after them, and the order of
 each table identifies its records: what is read again replaces itself, so that under FINAL replays change nothing.
+
+An erasure takes its member's older profile versions out of the table, and out of every part on disk, before its offset is committed.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from schemas.records import DeadLetter, LedgerEntry, LoyaltyEvent, MemberProfile, SyncAudit
+from schemas.records import DeadLetter, LedgerEntry, LotPart, LoyaltyEvent, MemberProfile, ProfileOperation, SyncAudit
 from sinks import migrations
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.batches import run_batches
@@ -34,6 +36,7 @@ ROWS_MAX = 10_000  # ClickHouse prefers few large inserts; this one takes some 5
 WAIT_MAX_S = 1.0  # At low load analysts see a row after this, and each table gets one insert a second at most.
 CONNECT_S = 5
 ANSWER_S = 30  # A stop waits this long for an insert that hangs.
+QUERY_BYTES_MAX = 2**24  # Names of a batch's members, at their longest; the server's default would be 256 KB.
 # The range of DateTime64(3): 1900 to 2299. ClickHouse would store what is beyond it as some other time.
 TIME_MS_MIN, TIME_MS_MAX = -2_208_988_800_000, 10_413_791_999_999
 
@@ -46,6 +49,10 @@ DATA_ERRORS = frozenset({
 })  # fmt: skip
 
 Row = dict[str, Any]
+Lot = tuple[str, int, int | None]
+"""lot_id, points, expires_at in milliseconds."""
+Member = tuple[str, str]
+"""program_id, member_id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,12 @@ class Table:
     topic: Topic
     row: Callable[[Any], Row]
     """Record -> its columns. Pure."""
+    erasable: bool = False
+    """Its records are versions of members, and an ERASE ends all that came before it."""
+
+
+def _lots(lots: Sequence[LotPart]) -> list[Lot]:
+    return [(lot.lot_id, lot.points, lot.expires_at_ms) for lot in lots]
 
 
 def _ledger_entry(entry: LedgerEntry) -> Row:
@@ -79,6 +92,14 @@ def _ledger_entry(entry: LedgerEntry) -> Row:
         "ingested_at": entry.ingested_at_ms,
         "recorded_at": entry.recorded_at_ms,
         "correlation_id": entry.correlation_id,
+        "account": entry.account,
+        "rule_version": entry.rule_version,
+        # An entry without hash is from before there were several accounts: its balance is the available one.
+        "available_after": entry.available_after if entry.entry_hash else entry.balance_after,
+        "lots": _lots(entry.lots),
+        "counter_member_id": entry.counter_member_id,
+        "previous_hash": entry.previous_hash,
+        "entry_hash": entry.entry_hash,
     }
 
 
@@ -93,6 +114,10 @@ def _loyalty_event(event: LoyaltyEvent) -> Row:
         "tier": event.account.tier,
         "available_points": event.account.available_points,
         "qualifying_points": event.account.qualifying_points,
+        "pending_points": event.account.pending_points,
+        "held_points": event.account.held_points,
+        "debt_points": event.account.debt_points,
+        "tier_valid_until": event.account.tier_valid_until_ms,
         "points_delta": event.points_delta,
         "shortfall_points": event.shortfall_points,
         "previous_tier": event.previous_tier,
@@ -109,6 +134,12 @@ def _loyalty_event(event: LoyaltyEvent) -> Row:
         "ingested_at": event.ingested_at_ms,
         "recorded_at": event.recorded_at_ms,
         "correlation_id": event.correlation_id,
+        "movement": event.movement.value if event.movement else None,
+        "lots": _lots(event.lots),
+        "hold_id": event.hold_id,
+        "expires_at": event.expires_at_ms,
+        "counter_member_id": event.counter_member_id,
+        "effective_at": event.effective_at_ms,
     }
 
 
@@ -180,12 +211,14 @@ def _dead_letter(letter: DeadLetter) -> Row:
 TABLES = (
     Table("ledger_entries", topics.LEDGER_ENTRIES, _ledger_entry),
     Table("loyalty_events", topics.EVENTS, _loyalty_event),
-    Table("member_profile_history", topics.PROFILES, _member_profile),
+    Table("member_profile_history", topics.PROFILES, _member_profile, erasable=True),
     Table("sync_audit", topics.SYNC_AUDIT, _sync_audit),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
 )
 # Columns that hold a time: what a source says, or a broken clock, may be out of range.
-TIMES = frozenset({"occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at"})
+TIMES = frozenset({
+    "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at",
+})  # fmt: skip
 
 
 async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health: Health) -> None:
@@ -280,13 +313,27 @@ class History:
         """One attempt at a batch: rows that ClickHouse blames alone are REFUSED, what it could not take is RETRY."""
         receipts: list[Receipt] = [Receipt(verdict=Verdict.DELIVERED)] * len(items)
         good: list[tuple[int, Row]] = []
+        erasing = _erasures(items) if self.table.erasable else {}
+        try:
+            erased = _newest(erasing, self._erased(items)) if self.table.erasable else {}
+        except (ClickHouseError, OSError) as error:
+            return [self._again(error)] * len(items)
         for number, item in enumerate(items):
+            if erased and item.record.version < erased.get(_member(item.record), 0):
+                continue  # Read again, or together with its erasure: it must not even come back for a moment.
             try:
                 good.append((number, to_row(self.table, item)))
             except ValueError as error:
                 receipts[number] = Receipt(verdict=Verdict.REFUSED, reason="ROW_INVALID", detail=str(error))
         for number, receipt in self._insert_halving(good):
             receipts[number] = receipt
+        if erasing:
+            # Behind the insert: from here on the ERASE row in the table keeps older versions out.
+            try:
+                self._remove(erasing)
+            except (ClickHouseError, OSError) as error:
+                again = self._again(error)
+                return [again if _member(item.record) in erasing else receipt for item, receipt in zip(items, receipts, strict=True)]
         return receipts
 
     def close(self) -> None:
@@ -305,8 +352,7 @@ class History:
                 self._insert([row for _, row in batch])
             except (ClickHouseError, OSError) as error:
                 if not blames_rows(error):
-                    self.close()
-                    again = Receipt(verdict=Verdict.RETRY, detail=f"ClickHouse: {type(error).__name__}: {error}"[:500])
+                    again = self._again(error)
                     return failed + [(number, again) for left in (batch, *batches) for number, _ in left]
                 if len(batch) == 1:
                     detail = f"ClickHouse refused the row: {_without_values(error)}"
@@ -318,14 +364,51 @@ class History:
                     batches += [batch[half:], batch[:half]]
         return failed
 
-    def _insert(self, rows: Sequence[Row]) -> None:
+    def _connected(self) -> Client:
         if self._client is None:
             self._client = connect(self._settings)
+        return self._client
+
+    def _again(self, error: Exception) -> Receipt:
+        """What could not be done for now; the next attempt connects anew."""
+        self.close()
+        return Receipt(verdict=Verdict.RETRY, detail=f"ClickHouse: {type(error).__name__}: {error}"[:500])
+
+    def _erased(self, items: Sequence[Item[Any]]) -> dict[Member, int]:
+        """Those of the items' members whom the table knows as erased, with the version that did it."""
+        found = self._connected().query(
+            f"SELECT program_id, member_id, max(version) FROM {self.table.name}"
+            f" WHERE operation = '{ProfileOperation.ERASE.value}' AND member_id IN %(members)s GROUP BY program_id, member_id",
+            parameters={"members": sorted({item.record.member_id for item in items})},
+            settings={"max_query_size": QUERY_BYTES_MAX},
+        )
+        return {(program_id, member_id): version for program_id, member_id, version in found.result_rows}
+
+    def _remove(self, erasing: Mapping[Member, int]) -> None:
+        """Take all versions before these out of the table.
+
+        By a mutation, which writes the parts concerned anew: a lightweight DELETE only hides rows, and a large part is never merged again,
+        so that their bytes would stay on the disk. A mutation costs more, so it is not made for an erasure that is merely read again.
+        """
+        older = "member_id IN %(members)s AND version < transform(concat(program_id, '/', member_id), %(keys)s, %(versions)s, 0)"
+        parameters = {
+            "members": sorted({member_id for _, member_id in erasing}),
+            "keys": [f"{program_id}/{member_id}" for program_id, member_id in erasing],
+            "versions": list(erasing.values()),
+        }
+        client, settings = self._connected(), {"max_query_size": QUERY_BYTES_MAX}
+        if client.query(f"SELECT 1 FROM {self.table.name} WHERE {older} LIMIT 1", parameters=parameters, settings=settings).result_rows:
+            settings |= {"mutations_sync": 2}  # It returns when all replicas are done: the offsets are committed then.
+            client.command(f"ALTER TABLE {self.table.name} DELETE WHERE {older}", parameters=parameters, settings=settings)
+            log.info("history.erased", extra={"table": self.table.name, "members": len(erasing)})
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        client = self._connected()
         names = list(rows[0])
         if not self._column_types:
-            context = self._client.create_insert_context(self.table.name, names)
+            context = client.create_insert_context(self.table.name, names)
             self._column_types = dict(zip(names, context.column_types, strict=True))
-        self._client.insert(
+        client.insert(
             self.table.name,
             [[row[name] for row in rows] for name in names],
             column_names=names,
@@ -340,10 +423,29 @@ class History:
 def to_row(table: Table, item: Item[Any]) -> Row:
     """The columns of a record and its place in the log. Raises ValueError for a time that ClickHouse cannot hold."""
     row = table.row(item.record)
-    for name in TIMES & row.keys():
-        if not TIME_MS_MIN <= row[name] <= TIME_MS_MAX:
+    times = [(name, row[name]) for name in TIMES & row.keys()] + [("expiry of a lot", lot[2]) for lot in row.get("lots", ())]
+    for name, moment_ms in times:
+        if moment_ms is not None and not TIME_MS_MIN <= moment_ms <= TIME_MS_MAX:
             raise ValueError(f"{name} is not between the years 1900 and 2299")
     return row | {"source_partition": item.partition, "source_offset": item.offset}
+
+
+def _member(profile: MemberProfile) -> Member:
+    return profile.program_id, profile.member_id
+
+
+def _erasures(items: Sequence[Item[MemberProfile]]) -> dict[Member, int]:
+    """The members whom these items erase, with the version that does it."""
+    erasures = [item.record for item in items if item.record.operation is ProfileOperation.ERASE]
+    return _newest(*({_member(profile): profile.version} for profile in erasures))
+
+
+def _newest(*versions: Mapping[Member, int]) -> dict[Member, int]:
+    newest: dict[Member, int] = {}
+    for some in versions:
+        for member, version in some.items():
+            newest[member] = max(version, newest.get(member, 0))
+    return newest
 
 
 def blames_rows(error: Exception) -> bool:

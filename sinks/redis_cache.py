@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 ROWS_MAX = 500  # One round trip; more would hold up other clients of the server for milliseconds.
 ANSWER_S = 5.0
-NUMBERS = frozenset({"sequence", "available_points", "qualifying_points", "occurred_at_ms", "recorded_at_ms"})
+ADDED_POINTS = ("pending_points", "held_points", "debt_points")
+"""Fields that hashes from before there were several accounts do not have: nothing was pending, held or owed then."""
+NUMBERS = frozenset({"sequence", "available_points", "qualifying_points", *ADDED_POINTS, "occurred_at_ms", "recorded_at_ms"})
 
 # Sequences are compared as integers by length and text: Lua's numbers are doubles, which lose the last digits of large integers.
 PUT_IF_NEWER = """
@@ -57,7 +59,7 @@ async def read_balance(redis: "Redis", prefix: str, program_id: str, member_id: 
     stored = await cast(Awaitable[dict[Any, Any]], redis.hgetall(balance_key(prefix, program_id, member_id)))
     if not stored:
         return None
-    texts = {_text(name): _text(value) for name, value in stored.items()}
+    texts = dict.fromkeys(ADDED_POINTS, "0") | {_text(name): _text(value) for name, value in stored.items()}
     return {name: int(value) if name in NUMBERS else value for name, value in texts.items()}
 
 
@@ -121,6 +123,9 @@ def arguments(event: LoyaltyEvent) -> list[str | int]:
         "tier", event.account.tier,
         "available_points", event.account.available_points,
         "qualifying_points", event.account.qualifying_points,
+        "pending_points", event.account.pending_points,
+        "held_points", event.account.held_points,
+        "debt_points", event.account.debt_points,
         "occurred_at_ms", event.occurred_at_ms,
         "recorded_at_ms", event.recorded_at_ms,
     ]  # fmt: skip

@@ -49,6 +49,15 @@ TYPES = {
     LoyaltyEventKind.ACCOUNT_SUSPENDED: "loyalty.account.suspended",
     LoyaltyEventKind.ACCOUNT_REACTIVATED: "loyalty.account.reactivated",
     LoyaltyEventKind.COMMAND_REFUSED: "loyalty.command.refused",
+    LoyaltyEventKind.VOUCHER_REDEEMED: "loyalty.voucher.redeemed",
+    LoyaltyEventKind.VOUCHER_CANCELLED: "loyalty.voucher.cancelled",
+    LoyaltyEventKind.VOUCHER_EXPIRED: "loyalty.voucher.expired",
+    LoyaltyEventKind.TIER_RETAINED: "loyalty.tier.retained",
+    LoyaltyEventKind.OFFER_ENDED: "loyalty.offer.ended",
+    LoyaltyEventKind.MEMBER_MERGED: "loyalty.member.merged",
+    LoyaltyEventKind.MEMBER_ERASED: "loyalty.member.erased",
+    LoyaltyEventKind.STATUS_SCHEDULED: "loyalty.status.scheduled",
+    LoyaltyEventKind.POOL_CHANGED: "loyalty.pool.changed",
 }
 
 
@@ -162,8 +171,7 @@ def judge(answer: Answer, *, now_s: float) -> Receipt:
 
 def render(event: LoyaltyEvent) -> bytes:
     """The body: the same bytes for the same event for ever. Raises KeyError for a kind that this version does not know."""
-    data = {_public_name(name): _public_value(name, value) for name, value in event.to_avro().items()}
-    envelope = {"type": TYPES[event.kind], "timestamp": iso(event.occurred_at_ms), "data": data}
+    envelope = {"type": TYPES[event.kind], "timestamp": iso(event.occurred_at_ms), "data": _public(event.to_avro())}
     # Sorted, so that the bytes do not depend on the order in which a schema lists its fields.
     return orjson.dumps(envelope, option=orjson.OPT_SORT_KEYS)
 
@@ -174,9 +182,11 @@ def iso(moment_ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
-def _public_name(name: str) -> str:
-    return name.removesuffix("_ms")
-
-
-def _public_value(name: str, value: Any) -> Any:
-    return iso(value) if name.endswith("_at_ms") else value
+def _public(value: Any) -> Any:
+    """Times, which are all that is named in _ms, become texts without that suffix, at any depth; what is empty stays null."""
+    if isinstance(value, dict):
+        return {
+            name.removesuffix("_ms"): iso(inner) if name.endswith("_ms") and inner is not None else _public(inner)
+            for name, inner in value.items()
+        }
+    return [_public(inner) for inner in value] if isinstance(value, list) else value

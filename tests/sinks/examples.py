@@ -12,6 +12,7 @@ from schemas.records import (
     DeadLetterStage,
     EntryKind,
     LedgerEntry,
+    LotPart,
     LoyaltyEvent,
     LoyaltyEventKind,
     MemberProfile,
@@ -43,6 +44,10 @@ def event(sequence: int = 1, member_id: str = "m-1", program_id: str = "grand", 
     })  # fmt: skip
 
 
+def lot(number: int = 1, points: int = 10, expires_at_ms: int | None = MOMENT_MS + 10**10) -> LotPart:
+    return LotPart(lot_id=f"t-{number}", points=points, expires_at_ms=expires_at_ms)
+
+
 def ledger_entry(entry_sequence: int = 1, member_id: str = "m-1", program_id: str = "grand", **fields: Any) -> LedgerEntry:
     return LedgerEntry(**{
         "entry_id": f"{program_id}-{member_id}-{entry_sequence}",
@@ -59,6 +64,11 @@ def ledger_entry(entry_sequence: int = 1, member_id: str = "m-1", program_id: st
         "occurred_at_ms": MOMENT_MS + entry_sequence,
         "ingested_at_ms": MOMENT_MS + 1000 + entry_sequence,
         "recorded_at_ms": MOMENT_MS + 2000 + entry_sequence,
+        "rule_version": 2,
+        "available_after": 10 * entry_sequence,
+        "lots": (lot(entry_sequence), lot(entry_sequence + 1, expires_at_ms=None)),
+        "previous_hash": f"{entry_sequence - 1:032x}" if entry_sequence > 1 else "",
+        "entry_hash": f"{entry_sequence:032x}",
         **fields,
     })  # fmt: skip
 
@@ -79,6 +89,12 @@ def profile(version: int = 1, member_id: str = "m-1", **fields: Any) -> MemberPr
         "ingested_at_ms": MOMENT_MS + version,
         "recorded_at_ms": MOMENT_MS + version,
         **fields,
+    })  # fmt: skip
+
+
+def erased_profile(version: int, member_id: str = "m-1", **fields: Any) -> MemberProfile:
+    return profile(version, member_id, **{
+        "operation": ProfileOperation.ERASE, "attributes": {}, "segments": (), "status": MemberStatus.ERASED, "changed": (), **fields,
     })  # fmt: skip
 
 
@@ -134,11 +150,19 @@ EVERY_KIND = {
     LoyaltyEventKind.PROFILE_CHANGED: event(
         2, kind=LoyaltyEventKind.PROFILE_CHANGED, points_delta=0, changed_attributes=("email", "phone"), correlation_id="c-2"
     ),
-    LoyaltyEventKind.BALANCE_CHANGED: event(3, points_delta=-250, shortfall_points=50),
+    LoyaltyEventKind.BALANCE_CHANGED: event(
+        3, points_delta=-250, shortfall_points=50, movement=EntryKind.HOLD, lots=(lot(1, 200), lot(2, 50, None)), hold_id="h-3",
+        expires_at_ms=MOMENT_MS + 10**9,
+        account=AccountSnapshot(
+            status=MemberStatus.ACTIVE, tier="GOLD", available_points=300, qualifying_points=900, pending_points=40, held_points=250,
+            debt_points=7, tier_valid_until_ms=MOMENT_MS + 10**10,
+        ),
+    ),
     LoyaltyEventKind.TIER_CHANGED: event(4, kind=LoyaltyEventKind.TIER_CHANGED, points_delta=0, previous_tier="MEMBER"),
     LoyaltyEventKind.OFFER_ACTIVATED: event(5, kind=LoyaltyEventKind.OFFER_ACTIVATED, points_delta=0, offer_id="double-points"),
     LoyaltyEventKind.VOUCHER_ISSUED: event(
-        6, kind=LoyaltyEventKind.VOUCHER_ISSUED, points_delta=0, reward_code="SPA-50", voucher_code="ABCD-EFGH"
+        6, kind=LoyaltyEventKind.VOUCHER_ISSUED, points_delta=0, reward_code="SPA-50", voucher_code="ABCD-EFGH",
+        expires_at_ms=MOMENT_MS + 10**10,
     ),
     LoyaltyEventKind.ACCOUNT_SUSPENDED: event(
         7, kind=LoyaltyEventKind.ACCOUNT_SUSPENDED, points_delta=0,
@@ -147,4 +171,18 @@ EVERY_KIND = {
     ),
     LoyaltyEventKind.ACCOUNT_REACTIVATED: event(8, kind=LoyaltyEventKind.ACCOUNT_REACTIVATED, points_delta=0),
     LoyaltyEventKind.COMMAND_REFUSED: event(9, kind=LoyaltyEventKind.COMMAND_REFUSED, points_delta=0, refusal="INSUFFICIENT_POINTS"),
+    LoyaltyEventKind.VOUCHER_REDEEMED: event(10, kind=LoyaltyEventKind.VOUCHER_REDEEMED, points_delta=0, voucher_code="ABCD-EFGH"),
+    LoyaltyEventKind.VOUCHER_CANCELLED: event(11, kind=LoyaltyEventKind.VOUCHER_CANCELLED, points_delta=0, voucher_code="ABCD-EFGH"),
+    LoyaltyEventKind.VOUCHER_EXPIRED: event(12, kind=LoyaltyEventKind.VOUCHER_EXPIRED, points_delta=0, voucher_code="ABCD-EFGH"),
+    LoyaltyEventKind.TIER_RETAINED: event(13, kind=LoyaltyEventKind.TIER_RETAINED, points_delta=0),
+    LoyaltyEventKind.OFFER_ENDED: event(14, kind=LoyaltyEventKind.OFFER_ENDED, points_delta=0, offer_id="double-points"),
+    LoyaltyEventKind.MEMBER_MERGED: event(15, kind=LoyaltyEventKind.MEMBER_MERGED, points_delta=0, counter_member_id="m-2"),
+    LoyaltyEventKind.MEMBER_ERASED: event(
+        16, kind=LoyaltyEventKind.MEMBER_ERASED, points_delta=0,
+        account=AccountSnapshot(status=MemberStatus.ERASED, tier="MEMBER", available_points=0, qualifying_points=0),
+    ),
+    LoyaltyEventKind.STATUS_SCHEDULED: event(
+        17, kind=LoyaltyEventKind.STATUS_SCHEDULED, points_delta=0, effective_at_ms=MOMENT_MS + 10**9
+    ),
+    LoyaltyEventKind.POOL_CHANGED: event(18, kind=LoyaltyEventKind.POOL_CHANGED, points_delta=0, counter_member_id="family-1"),
 }  # fmt: skip

@@ -5,13 +5,14 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
 
-from schemas.records import CommandResult, EntryKind
+from schemas.records import AccountSnapshot, CommandResult, EntryKind, MemberStatus
 from sinks import clickhouse, main, migrations
 from sinks.base import Verdict
 from sinks.clickhouse import TABLES, History
@@ -97,6 +98,15 @@ def test_values_arrive_as_they_are(settings: Settings, client: Client) -> None:
     assert f"{row['occurred_at']:%Y-%m-%dT%H:%M:%S.%f}" == "2026-03-01T12:00:00.003000"
     History(settings, TABLE["ledger_entries"]).write_now([item(examples.ledger_entry(1, points_delta=-(2**63), balance_after=2**63 - 1))])
     assert rows(client, "SELECT points_delta, balance_after FROM ledger_entries") == [(-(2**63), 2**63 - 1)]
+    (entry,) = client.query("SELECT * FROM ledger_entries").named_results()
+    assert [(lot["lot_id"], lot["points"], lot["expires_at"]) for lot in entry["lots"]] == [
+        ("t-1", 10, datetime.fromisoformat("2026-06-25T05:46:40")), ("t-2", 10, None),
+    ]  # fmt: skip
+    assert (entry["account"], entry["rule_version"], entry["available_after"], entry["entry_hash"]) == ("available", 2, 10, f"{1:032x}")
+    History(settings, TABLE["loyalty_events"]).write_now([item(one) for one in examples.EVERY_KIND.values()])
+    changed = "SELECT movement, hold_id, length(lots), pending_points, held_points, debt_points FROM loyalty_events WHERE sequence = 3"
+    assert rows(client, changed) == [("HOLD", "h-3", 2, 40, 250, 7)]
+    assert rows(client, "SELECT count() FROM loyalty_events WHERE movement IS NULL AND empty(lots)") == [(17,)]
 
 
 def test_rows_that_clickhouse_refuses_go_alone(settings: Settings, client: Client) -> None:
@@ -154,6 +164,16 @@ def test_old_stays_do_not_touch_too_many_partitions(settings: Settings, client: 
     assert rows(client, "SELECT count() FROM ledger_entries") == [(400,)]
 
 
+@pytest.mark.parametrize("bad", [
+    examples.event(1, "bad", expires_at_ms=10**17), examples.event(1, "bad", effective_at_ms=-(10**15)),
+    examples.event(1, "bad", lots=(examples.lot(), examples.lot(expires_at_ms=10**17))),
+])  # fmt: skip
+def test_times_that_may_be_empty_have_the_same_bounds(settings: Settings, client: Client, bad: Any) -> None:
+    receipts = History(settings, TABLE["loyalty_events"]).write_now([item(bad), item(examples.event(1))])
+    assert (receipts[0].verdict, receipts[0].reason) == (Verdict.REFUSED, "ROW_INVALID")
+    assert rows(client, "SELECT member_id FROM loyalty_events") == [("m-1",)]
+
+
 @pytest.mark.parametrize(("error", "verdict"), [
     (DatabaseError("x", code=469, name="VIOLATED_CONSTRAINT"), Verdict.REFUSED), (DataError("x"), Verdict.REFUSED),
     (DatabaseError("x", code=241, name="MEMORY_LIMIT_EXCEEDED"), Verdict.RETRY), (DatabaseError("x", code=60), Verdict.RETRY),
@@ -198,7 +218,13 @@ def test_the_views_answer_what_analysts_ask(settings: Settings, client: Client) 
         examples.ledger_entry(3, "gap", points_delta=5, balance_after=5),
         examples.ledger_entry(1, "off", points_delta=5, balance_after=6),
     ]
-    events = [examples.event(n, points=n * 10) for n in (3, 1, 2)] + [examples.event(1, "m-2")]
+    gold = AccountSnapshot(
+        status=MemberStatus.ACTIVE, tier="GOLD", available_points=20, qualifying_points=20, pending_points=1, held_points=2, debt_points=3,
+        tier_valid_until_ms=examples.MOMENT_MS,
+    )
+    # The tier that had an end has none any more: the newest event counts, its empty fields too.
+    events = [examples.event(n, **({"account": gold} if n == 2 else {"points": n * 10})) for n in (3, 1, 2)]
+    events += [examples.event(1, "m-2"), examples.event(7, "m-3", account=gold)]
     no = {"result": CommandResult.REFUSED, "reason": "INSUFFICIENT_POINTS"}
     refused = [examples.audit(n, f"m-{n}", replayed=n == 3, **no) for n in (1, 2, 3)]
     for _ in range(2):  # Everything twice: the views must not care.
@@ -210,7 +236,10 @@ def test_the_views_answer_what_analysts_ask(settings: Settings, client: Client) 
                         " ORDER BY ALL") == [("crm", "EARN", 1, 1, 5, 0, 5), ("pms", "EARN", 3, 3, 110, 0, 110),
                                              ("pms", "REDEEM", 1, 1, 0, 30, -30)]  # fmt: skip
     assert rows(client, "SELECT member_id, available_points, last_sequence, tier FROM balances ORDER BY 1") == [
-        ("m-1", 30, 3, "MEMBER"), ("m-2", 100, 1, "MEMBER"),
+        ("m-1", 30, 3, "MEMBER"), ("m-2", 100, 1, "MEMBER"), ("m-3", 20, 7, "GOLD"),
+    ]  # fmt: skip
+    assert rows(client, "SELECT pending_points, held_points, debt_points, tier_valid_until FROM balances ORDER BY member_id") == [
+        (0, 0, 0, None), (0, 0, 0, None), (1, 2, 3, datetime.fromisoformat("2026-03-01T12:00:00")),
     ]  # fmt: skip
     assert rows(client, "SELECT stream, source_system, reason, refusals, members FROM refusals_by_reason") == [
         ("transactions", "pms", "INSUFFICIENT_POINTS", 2, 2),
@@ -223,7 +252,175 @@ def test_the_views_answer_what_analysts_ask(settings: Settings, client: Client) 
     assert [valid_to for _, _, valid_to, _ in history] == [history[1][1], history[2][1], None]
 
 
+def ledger(member_id: str, *lines: tuple[str, int, int, str]) -> list[Any]:
+    """Entries by (account, points_delta, balance_after, counter_account)."""
+    return [
+        examples.ledger_entry(
+            n, member_id, account=account, points_delta=delta, balance_after=balance, counter_account=counter,
+            previous_hash=f"{member_id}-{n - 1}" if n > 1 else "", entry_hash=f"{member_id}-{n}",
+        )
+        for n, (account, delta, balance, counter) in enumerate(lines, 1)
+    ]  # fmt: skip
+
+
+FULL = ledger(
+    "full",
+    ("pending", 100, 100, "issued"), ("available", 100, 100, "pending"), ("available", -60, 40, "held"), ("held", -50, 10, "redeemed"),
+    ("available", 10, 50, "held"), ("available", -5, 45, "expired"), ("debt", -20, -20, "issued"), ("available", -20, 25, "debt"),
+    ("available", -15, 10, "in_transit"), ("available", 3, 13, "adjusted"),
+)  # fmt: skip
+
+
+def test_every_account_of_a_member_adds_up_after_every_entry(settings: Settings, client: Client) -> None:
+    History(settings, TABLE["ledger_entries"]).write_now([item(one) for one in [*FULL, *ledger("other", ("available", 15, 15, "in_transit"))]])
+    assert rows(client, "SELECT * FROM reconciliation WHERE member_id = 'full'") == [("grand", "full", 10, 10, 13, 13, 0, 1, 1)]
+    last = "SELECT available, pending, held, debt FROM ledger_balances WHERE member_id = 'full' ORDER BY entry_sequence DESC LIMIT 1"
+    assert rows(client, last) == [(13, 0, 0, 0)]
+    (total,) = client.query("SELECT * FROM zero_sum").named_results()
+    assert total == {
+        "program_id": "grand", "members": 2, "available": 28, "pending": 0, "held": 0, "debt": 0, "issued": -80, "redeemed": 50,
+        "adjusted": -3, "expired": 5, "in_transit": 0, "total": 0, "is_zero": 1,
+    }  # fmt: skip
+    assert rows(client, "SELECT member_id, entries, hashed_entries, breaks, first_break_sequence, chained FROM hash_chain ORDER BY ALL") == [
+        ("full", 10, 10, 0, 0, 1), ("other", 1, 1, 0, 0, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "at", "change", "seen"), [
+    ("the balance of held points, which move once more", 4, {"balance_after": 11}, (1, 0, 0, 1)),
+    ("a balance that a later one makes good", 3, {"balance_after": 41}, (1, 0, 1, 1)),
+    ("the last balance of available points", 10, {"balance_after": 14}, (1, 0, 0, 1)),
+    ("what was moved", 2, {"points_delta": 90}, (1, 0, 0, 1)),
+    ("an account on the other side that nobody knows", 4, {"counter_account": "elsewhere"}, (1, 1, 0, 1)),
+    ("another account than it was", 3, {"account": "pending"}, (1, 0, 0, 1)),
+    ("the hash", 3, {"entry_hash": "forged"}, (1, 1, 1, 0)),
+    ("an entry is missing", 6, None, (0, 0, 0, 0)),
+    ("the only entry that states an account is missing", 1, None, (0, 1, 1, 0)),
+])  # fmt: skip
+def test_what_was_changed_or_left_out_shows(
+    settings: Settings, client: Client, what: str, at: int, change: dict[str, Any] | None, seen: tuple[int, ...]
+) -> None:
+    changed = [replace(one, **(change or {})) if one.entry_sequence == at else one for one in FULL]
+    if change is None:
+        changed = [one for one in changed if one.entry_sequence != at]
+    sound = [replace(one, program_id="staff") for one in FULL]
+    History(settings, TABLE["ledger_entries"]).write_now([item(one) for one in [*changed, *sound]])
+    proof = (
+        "SELECT r.gapless, r.balanced, z.is_zero, h.chained FROM reconciliation AS r JOIN zero_sum AS z USING program_id"
+        " JOIN hash_chain AS h USING (program_id, member_id) WHERE r.program_id = '{}'"
+    )
+    assert rows(client, proof.format("grand")) == [seen], what
+    assert rows(client, proof.format("staff")) == [(1, 1, 1, 1)]
+
+
+# Erasure.
+
+
+SECRETS = ("ada@example.com", "Lovelace-Ünïque", "vip-secret", "shoe_size_secret")
+
+
+def told(version: int, member_id: str = "m-1", **fields: Any) -> Any:
+    attributes = {"email": SECRETS[0], "name": f"{SECRETS[1]}-{version}", SECRETS[3]: "x"}
+    return examples.profile(version, member_id, attributes=attributes, segments=(SECRETS[2],), changed=(SECRETS[3],), **fields)
+
+
+def leaks(client: Client) -> list[Any]:
+    """Rows, those that FINAL would hide too, that hold anything of what was told."""
+    texts = [str(row) for row in rows(client, "SELECT * FROM member_profile_history")]
+    return [text for text in texts if any(secret in text for secret in SECRETS)]
+
+
+@pytest.mark.parametrize("cut", [(4,), (3, 4), (1, 2, 3, 4), (2, 4)], ids=str)
+def test_an_erasure_leaves_no_byte_of_the_member(settings: Settings, client: Client, cut: tuple[int, ...]) -> None:
+    """In one batch with what came before, or behind it; and read again from any place, by the same process or another."""
+    month_ms = 31 * 24 * 3600 * 1000
+    quoted = "a'b\\%(x)s{y:String}"
+    records = [told(1, quoted), told(2, quoted, recorded_at_ms=examples.MOMENT_MS + month_ms), told(3, quoted), examples.erased_profile(4, quoted)]
+    others = [examples.profile(1, "m-2"), examples.profile(2, "m-2"), examples.profile(1, quoted, program_id="staff")]
+    history = History(settings, TABLE["member_profile_history"])
+    assert set(verdicts(history, others)) == {Verdict.DELIVERED}
+    kept = "SELECT program_id, member_id, version, operation FROM member_profile_history FINAL ORDER BY ALL"
+    expected = [("grand", quoted, 4, "ERASE"), ("grand", "m-2", 1, "ENROL"), ("grand", "m-2", 2, "CHANGE"), ("staff", quoted, 1, "ENROL")]
+    for replay in (False, True):
+        for start, end in zip((0, *cut), cut, strict=False):
+            assert set(verdicts(history, records[start:end])) == {Verdict.DELIVERED}
+            assert len(leaks(client)) == (0 if replay or end == 4 else end)
+    assert set(verdicts(History(settings, TABLE["member_profile_history"]), records[:2])) == {Verdict.DELIVERED}
+    assert leaks(client) == [] and rows(client, kept) == expected
+    client.command("OPTIMIZE TABLE member_profile_history FINAL")
+    assert leaks(client) == [] and rows(client, kept) == expected
+    history.close()
+
+
+def test_an_erasure_that_was_read_before_writes_no_parts_anew(settings: Settings, client: Client) -> None:
+    mutations = "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND table = 'member_profile_history'"
+    (before,) = rows(client, mutations)[0]
+    for _ in range(3):
+        verdicts(History(settings, TABLE["member_profile_history"]), [told(1), told(2)])
+        verdicts(History(settings, TABLE["member_profile_history"]), [examples.erased_profile(3)])
+    assert rows(client, mutations) == [(before + 1,)]
+
+
+@pytest.mark.parametrize("step", ["_erased", "_insert", "_remove"])
+def test_an_erasure_that_broke_off_is_tried_again(
+    settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Wherever it was: the offsets are not committed, so all of it comes again."""
+
+    def gone(*_: object) -> None:
+        raise OperationalError("gone")
+
+    verdicts(History(settings, TABLE["member_profile_history"]), [told(1), examples.profile(1, "m-2")])
+    batch = [told(2), examples.erased_profile(3), examples.profile(2, "m-2")]
+    with monkeypatch.context() as patched:
+        patched.setattr(History, step, gone)
+        first = verdicts(History(settings, TABLE["member_profile_history"]), batch)
+    assert first[1] is Verdict.RETRY and not any(f"{SECRETS[1]}-2" in leak for leak in leaks(client))
+    assert set(verdicts(History(settings, TABLE["member_profile_history"]), batch)) == {Verdict.DELIVERED}
+    assert leaks(client) == []
+    assert rows(client, "SELECT member_id, version FROM member_profile_history FINAL ORDER BY ALL") == [("m-1", 3), ("m-2", 1), ("m-2", 2)]
+
+
+def test_a_whole_batch_of_the_longest_names_may_be_erased(settings: Settings, client: Client) -> None:
+    names = [f"{n:05d}" + "ü" * 123 for n in range(clickhouse.ROWS_MAX)]
+    history = History(settings, TABLE["member_profile_history"])
+    assert set(verdicts(history, [told(1, name) for name in names])) == {Verdict.DELIVERED}
+    assert set(verdicts(history, [examples.erased_profile(2, name) for name in names])) == {Verdict.DELIVERED}
+    assert leaks(client) == [] and rows(client, "SELECT count() FROM member_profile_history") == [(len(names),)]
+    history.close()
+
+
 # Migrations.
+
+
+def test_a_history_from_before_the_full_ledger_keeps_its_meaning(make_settings: Callable[..., Settings]) -> None:
+    """Rows that were there when the columns were added, and the same records read again afterwards, are the same rows."""
+    fresh = make_settings(**NOWHERE)
+    admin = clickhouse.connect(fresh, database=None)
+    admin.command(f"CREATE DATABASE {fresh.clickhouse_database}")
+    admin.database = fresh.clickhouse_database
+    migrations.apply(admin, [one for one in migrations.load() if one.number < 3])
+    plain: dict[str, Any] = {"rule_version": 0, "available_after": 0, "lots": (), "previous_hash": "", "entry_hash": ""}
+    entries = [examples.ledger_entry(n, **plain) for n in (1, 2)]
+    events = [examples.event(n) for n in (1, 2)]
+    for name, records in (("ledger_entries", entries), ("loyalty_events", events)):
+        columns = [row[0] for row in rows(admin, f"DESCRIBE TABLE {name}") if row[0] != "mirrored_at"]
+        made = [clickhouse.to_row(TABLE[name], item(record)) for record in records]
+        admin.insert(name, [[row[column] for column in columns] for row in made], column_names=columns)
+    assert clickhouse.migrate(fresh) == [one.name for one in migrations.load() if one.number >= 3]
+    everything = "SELECT * EXCEPT mirrored_at FROM {} FINAL ORDER BY ALL"
+    before = {name: rows(admin, everything.format(name)) for name in ("ledger_entries", "loyalty_events")}
+    History(fresh, TABLE["ledger_entries"]).write_now([item(one) for one in entries])
+    History(fresh, TABLE["loyalty_events"]).write_now([item(one) for one in events])
+    assert before == {name: rows(admin, everything.format(name)) for name in ("ledger_entries", "loyalty_events")}
+    assert rows(admin, "SELECT account, available_after FROM ledger_entries FINAL ORDER BY entry_sequence") == [("available", 10), ("available", 20)]
+    # The first entry after the upgrade follows one without hash.
+    newer = examples.ledger_entry(3, balance_after=30, previous_hash="", entry_hash="a" * 32)
+    History(fresh, TABLE["ledger_entries"]).write_now([item(newer)])
+    assert rows(admin, "SELECT gapless, balanced, points_sum FROM reconciliation") == [(1, 1, 30)]
+    assert rows(admin, "SELECT hashed_entries, chained FROM hash_chain") == [(1, 1)]
+    assert rows(admin, "SELECT total, available, issued FROM zero_sum") == [(0, 30, -30)]
+    admin.close()
 
 
 def test_migrations_are_applied_once(make_settings: Callable[..., Settings]) -> None:

@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from schemas.records import AccountSnapshot, MemberStatus
+from schemas.records import AccountSnapshot, Cause, LoyaltyEventKind, MemberStatus
 from sinks import redis_cache
 from sinks.base import Verdict
 from sinks.redis_cache import BalanceCache, balance_key, read_balance
 from streams.settings import Settings
-from tests.sinks.examples import event, item
+from tests.sinks.examples import EVERY_KIND, event, item
 
 pytestmark = pytest.mark.stack
 NOWHERE = {"kafka_bootstrap_servers": "127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1"}
@@ -44,7 +44,10 @@ async def put(cache: BalanceCache, *events: Any) -> list[Verdict]:
 
 
 async def test_the_balance_that_readers_get(cache: BalanceCache, client: Redis, settings: Settings) -> None:
-    account = AccountSnapshot(status=MemberStatus.SUSPENDED, tier="GOLD", available_points=-5, qualifying_points=10**15)
+    account = AccountSnapshot(
+        status=MemberStatus.SUSPENDED, tier="GOLD", available_points=-5, qualifying_points=10**15, pending_points=3, held_points=4,
+        debt_points=2**53 + 1,
+    )
     assert await put(cache, event(7, "ü/1", account=account)) == [Verdict.DELIVERED]
     assert await read_balance(client, settings.topic_prefix, "grand", "ü/1") == {
         "sequence": 7,
@@ -53,11 +56,40 @@ async def test_the_balance_that_readers_get(cache: BalanceCache, client: Redis, 
         "tier": "GOLD",
         "available_points": -5,
         "qualifying_points": 10**15,
+        "pending_points": 3,
+        "held_points": 4,
+        "debt_points": 2**53 + 1,
         "occurred_at_ms": event(7).occurred_at_ms,
         "recorded_at_ms": event(7).recorded_at_ms,
     }
     assert await read_balance(client, settings.topic_prefix, "grand", "nobody") is None
     assert await read_balance(client, settings.topic_prefix, "staff", "ü/1") is None
+
+
+async def test_a_hash_from_before_there_were_several_accounts_is_read_and_replaced(
+    cache: BalanceCache, client: Redis, settings: Settings
+) -> None:
+    await put(cache, event(1))
+    await client.hdel(balance_key(settings.topic_prefix, "grand", "m-1"), *redis_cache.ADDED_POINTS)
+    old = await read_balance(client, settings.topic_prefix, "grand", "m-1")
+    assert old is not None and [old[name] for name in redis_cache.ADDED_POINTS] == [0, 0, 0] and old["available_points"] == 100
+    account = AccountSnapshot(status=MemberStatus.ACTIVE, tier="GOLD", available_points=1, qualifying_points=1, pending_points=9)
+    await put(cache, event(2, account=account))
+    new = await read_balance(client, settings.topic_prefix, "grand", "m-1")
+    assert new is not None and (new["pending_points"], new["held_points"]) == (9, 0)
+
+
+async def test_no_field_can_hold_personal_data(cache: BalanceCache, client: Redis, settings: Settings) -> None:
+    """What an erasure leaves in the cache, and all that is there for others: states, codes, numbers; never texts that people wrote."""
+    texts = {"source_system": "SECRET", "reason": "SECRET", "stream": "SECRET", "command_id": "SECRET"}
+    secret: dict[str, Any] = {"cause": Cause(**texts), "changed_attributes": ("SECRET",), "voucher_code": "SECRET", "correlation_id": "SECRET"}
+    await put(cache, event(1, **secret))
+    await put(cache, EVERY_KIND[LoyaltyEventKind.MEMBER_ERASED])
+    stored = await read_balance(client, settings.topic_prefix, "grand", "m-1")
+    assert stored is not None and (stored["status"], stored["sequence"]) == ("ERASED", 16)
+    assert stored.keys() == {"sequence", "event_id", "status", "tier"} | redis_cache.NUMBERS
+    for one in (event(1, **secret), EVERY_KIND[LoyaltyEventKind.MEMBER_ERASED]):
+        assert "SECRET" not in str(redis_cache.arguments(one))
 
 
 async def test_clients_that_decode_read_the_same(cache: BalanceCache, client: Redis, settings: Settings) -> None:

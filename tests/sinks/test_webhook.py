@@ -18,6 +18,7 @@ import trustme
 from aiohttp import web
 
 from infra.fakes.receiver import DRIP_INTERVAL_S, HANG, RESET, Behaviour, Receiver, redirect
+from schemas.records import LoyaltyEventKind
 from sinks import webhook
 from sinks.base import Receipt, Verdict
 from sinks.transport import BODY_BYTES_MAX, Answer, Failure, Transport, retry_after_s
@@ -77,7 +78,20 @@ def test_the_body_holds_every_field_of_the_event() -> None:
     assert envelope["type"] == "loyalty.balance.changed"
     assert envelope["timestamp"] == "2026-03-01T12:00:00.003Z"
     assert {name.removesuffix("_ms") for name in event().to_avro()} == set(envelope["data"])
-    assert envelope["data"]["account"] == {"available_points": 300, "qualifying_points": 300, "status": "ACTIVE", "tier": "MEMBER"}
+    assert envelope["data"]["account"] == {
+        "available_points": 300, "qualifying_points": 300, "pending_points": 0, "held_points": 0, "debt_points": 0, "status": "ACTIVE",
+        "tier": "MEMBER", "tier_valid_until": None,
+    }  # fmt: skip
+
+
+def test_times_are_texts_at_any_depth_and_what_is_empty_is_there() -> None:
+    data = json.loads(webhook.render(EVERY_KIND[LoyaltyEventKind.BALANCE_CHANGED]))["data"]
+    assert data["account"]["tier_valid_until"] == "2026-06-25T05:46:40.000Z"
+    assert (data["expires_at"], data["effective_at"], data["movement"]) == ("2026-03-13T01:46:40.000Z", None, "HOLD")
+    assert data["lots"] == [
+        {"lot_id": "t-1", "points": 200, "expires_at": "2026-06-25T05:46:40.000Z"}, {"lot_id": "t-2", "points": 50, "expires_at": None},
+    ]  # fmt: skip
+    assert json.loads(webhook.render(event(1)))["data"]["lots"] == []
 
 
 @pytest.mark.parametrize(("moment_ms", "text"), [
