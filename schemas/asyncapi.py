@@ -48,9 +48,13 @@ there twice takes effect once. Inbound topics are stamped by the broker's clock 
 COMMAND = {"program_id": "grand", "member_id": "M-000123", "source_system": "pms", "occurred_at_ms": 1795341900000}
 TIMES = {"occurred_at_ms": 1795341900000, "ingested_at_ms": 1795341900412, "recorded_at_ms": 1795341900425}
 WHERE = {"topic": "loyalty.transactions.v1", "partition": 3, "offset": 10422}
-ACCOUNT = {"status": "ACTIVE", "tier": "GOLD", "available_points": 2600, "qualifying_points": 12600}
+ACCOUNT = {"status": "ACTIVE", "tier": "GOLD", "available_points": 2600, "qualifying_points": 12600, "tier_valid_until_ms": 1830297600000}
+LOTS = [{"lot_id": "pms:stay:88123", "points": 2600, "expires_at_ms": 1858413900000}]
 
-# One example per record; fields that are left out have their defaults.
+# What passes between the worker's partitions is its own affair: who is not the worker neither writes nor reads it.
+CHANNELS = tuple(topic for topic in topics.ALL if topic not in (topics.RELAYS, topics.TICKS, topics.PROGRAMS))
+
+# One example per record; fields that are left out have their defaults, in nested records, too.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Enrolment": COMMAND
     | {"event_id": "crm:enrol:M-000123", "attributes": {"given_name": "Ada"}, "segments": ["corporate"], "source_version": 1},
@@ -62,17 +66,20 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ProfileChange": COMMAND
     | {"event_id": "crm:update:77", "attributes": {"email": "ada@example.org", "phone": None}, "source_version": 2},
     "OfferActivation": COMMAND | {"event_id": "app:offer:1", "offer_id": "double-points"},
+    "MemberOperation": COMMAND
+    | {"event_id": "crm:merge:M-000123", "kind": "MERGE", "target_member_id": "M-000077", "reason": "enrolled twice", "actor": "ops@grand"},
     "LoyaltyEvent": TIMES
     | {
         "event_id": "grand/M-000123/419", "program_id": "grand", "member_id": "M-000123", "sequence": 419, "kind": "BALANCE_CHANGED",
-        "account": ACCOUNT, "points_delta": 2600, "correlation_id": EXAMPLE_ID,
+        "account": ACCOUNT, "points_delta": 2600, "movement": "EARN", "lots": LOTS, "correlation_id": EXAMPLE_ID,
         "cause": {"command_id": "pms:stay:88123", "stream": "transactions", "source_system": "pms", "reason": None},
     },
     "LedgerEntry": TIMES
     | {
         "entry_id": "grand/M-000123/12", "program_id": "grand", "member_id": "M-000123", "entry_sequence": 12,
         "transaction_id": "pms:stay:88123", "kind": "EARN", "points_delta": 2600, "balance_after": 2600, "counter_account": "issued",
-        "rule_id": "points-per-unit", "source_system": "pms", "correlation_id": EXAMPLE_ID,
+        "rule_id": "points-per-unit", "rule_version": 3, "available_after": 2600, "lots": LOTS, "source_system": "pms",
+        "previous_hash": "5d0f9a51b7c3a41f0f6c2f4c6f1b8f0a", "entry_hash": "c1c0b52e7c6f7d1d3a3f1e92b0a4d6e8", "correlation_id": EXAMPLE_ID,
     },
     "MemberProfile": {
         "program_id": "grand", "member_id": "M-000123", "version": 3, "operation": "CHANGE", "attributes": {"given_name": "Ada"},
@@ -119,9 +126,9 @@ def document() -> dict[str, Any]:
                 "description": "The setting LOYALTY_KAFKA_BOOTSTRAP_SERVERS; LOYALTY_KAFKA_SECURITY_PROTOCOL and others secure it.",
             }
         },
-        "channels": {topic.stream: _channel(topic) for topic in topics.ALL},
-        "operations": {name: operation for topic in topics.ALL for name, operation in _operations(topic)},
-        "components": {"messages": {topic.record.__name__: _message(topic) for topic in topics.ALL}},
+        "channels": {topic.stream: _channel(topic) for topic in CHANNELS},
+        "operations": {name: operation for topic in CHANNELS for name, operation in _operations(topic)},
+        "components": {"messages": {topic.record.__name__: _message(topic) for topic in CHANNELS}},
     }
 
 
@@ -200,8 +207,20 @@ def _message(topic: Topic) -> dict[str, Any]:
 def example_record(topic: Topic) -> Any:
     """The example of a topic's record."""
     name = topic.record.__name__
-    defaults = {field["name"]: field["default"] for field in avsc.load_all()[name]["fields"] if "default" in field}
-    return topic.record.from_avro(defaults | EXAMPLES[name])  # type: ignore[attr-defined]
+    return topic.record.from_avro(_whole(avsc.expanded(avsc.load_all()[name]), EXAMPLES[name]))  # type: ignore[attr-defined]
+
+
+def _whole(schema: Any, value: Any) -> Any:
+    """The value with the defaults of what it leaves out, at any depth."""
+    if isinstance(schema, list):
+        return value if value is None else _whole(schema[1], value)
+    match schema["type"] if isinstance(schema, dict) else schema:
+        case "record":
+            given = {field["name"]: value[field["name"]] if field["name"] in value else field["default"] for field in schema["fields"]}
+            return {field["name"]: _whole(field["type"], given[field["name"]]) for field in schema["fields"]}
+        case "array":
+            return [_whole(schema["items"], inner) for inner in value]
+    return value
 
 
 def example_key(topic: Topic) -> bytes:
@@ -251,4 +270,4 @@ def render() -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(render())
-    print(f"{TARGET.name} written: {len(topics.ALL)} channels")
+    print(f"{TARGET.name} written: {len(CHANNELS)} channels")

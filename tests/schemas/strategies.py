@@ -39,7 +39,7 @@ def values(schema: Any) -> st.SearchStrategy[Any]:
 
 
 def records(name: str) -> st.SearchStrategy[Any]:
-    return values(avsc.load_all()[name]).map(RECORDS[name].from_avro)
+    return values(avsc.expanded(avsc.load_all()[name])).map(RECORDS[name].from_avro)
 
 
 @st.composite
