@@ -16,6 +16,7 @@ from streams.errors import ConfigurationError, LoyaltyError
 ELSEWHERE = {
     "up": ("infra.up", "up", "Start the embedded stack and the pipeline; stop them with Ctrl-C."),
     "sql": ("infra.sql", "sql", "Query the history in ClickHouse."),
+    "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
 }
 
