@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class App(faust.App):  # type: ignore[misc]
         self.codec = codec
         self.on_poison = on_poison
         self.source_types: dict[str, type] = {}
+        self.sources_first: set[str] = set()
         self._handling = threading.local()
         self.partitions = Partitions(self)
         servers = [f"kafka://{server}" for server in str(config.client["bootstrap.servers"]).split(",")]
@@ -93,11 +94,17 @@ class App(faust.App):  # type: ignore[misc]
         )
         self.on_partitions_revoked.connect(self._settle)
 
-    def source(self, types: Mapping[str, type]) -> Any:
+    def source(self, types: Mapping[str, type], first: Collection[str] = ()) -> Any:
         """The channel for `@app.agent`: units with records of all these topics, given with the type of their records.
 
         The topics must have the same number of partitions: one unit holds what all of them have for one partition.
+
+        Those named in `first` are read up to the end that they have when the reading of a partition starts, before any record of the others;
+        after that, all are merged by the broker's time. Raises ValueError for a name that is not among the topics.
         """
+        if unknown := set(first) - types.keys():
+            raise ValueError(f"to be read first, but not among the topics: {sorted(unknown)}")
+        self.sources_first.update(first)
         self.source_types.update(types)
         return self.topic(*types, schema=UnitSchema(key_type=bytes, value_type=Unit))
 

@@ -389,7 +389,7 @@ class Partitions:
         if partition in self._suspect:
             self._folder.open_empty(partition).close()
             self._suspect.discard(partition)
-        return producer.open(list(self._app.source_types), changelogs, self._folder, self._check_rows)
+        return producer.open(list(self._app.source_types), changelogs, self._folder, self._check_rows, self._app.sources_first)
 
     def _check_topics(self) -> dict[str, Changelog]:
         """Table -> its changelog. Raises Unreadable when a topic has another number of partitions than the app."""

@@ -7,7 +7,7 @@ that owner still sends, and settles what it left open. Only then are the committ
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -121,8 +121,12 @@ class PartitionProducer:
         """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
         whoever takes over knows how far the rows go that those offsets stand for."""
 
-    def open(self, sources: Sequence[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck) -> Opened:
+    def open(
+        self, sources: Sequence[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck, first: Collection[str] = ()
+    ) -> Opened:
         """Fence the previous owner, then read where to go on, and bring the state up to the changelogs' ends. Maps tables to changelogs.
+
+        `first` are the sources to be read to their end before the others.
 
         `check(table, rows)` raises Unreadable for rows that this program cannot read. Raises Unreadable when going on would lose records or
         rows, KafkaException when the broker does not answer in time, StateFailed when the disk fails.
@@ -178,7 +182,7 @@ class PartitionProducer:
             except BaseException:
                 state.close()
                 raise
-            return Opened(positions, state, SourceReader(reader, self._group_id))
+            return Opened(positions, state, SourceReader(reader, self._group_id, first))
         except BaseException:
             reader.close()
             raise

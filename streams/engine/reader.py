@@ -2,12 +2,14 @@
 
 Every call blocks; run in a thread. Group membership is Faust's; nothing is read here but what `start` said, and nothing is skipped:
 a position that the log does not hold any more is an error.
+
+Some topics may be read first: up to the end that they have at the start, and only then the others with them.
 """
 
 import heapq
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from confluent_kafka import TopicPartition as KafkaTopicPartition
 from streams.engine import metrics
 from streams.engine.records import Input, TopicPartition
 
+END_TIMEOUT_S = 10.0  # For the broker to say where a topic ends.
 QUEUE_KIB = 8_192  # Fetched ahead for one partition; with 16 partitions, 128 MiB.
 QUEUE_RECORDS_MIN = 20_000  # Librdkafka goes on fetching until it holds so many, or QUEUE_KIB.
 
@@ -49,20 +52,26 @@ class Batch:
 class SourceReader:
     """Reads the source topics of one partition."""
 
-    def __init__(self, consumer: Consumer, group_id: str) -> None:
-        """`consumer` was made with CONFIG, and is closed here."""
+    def __init__(self, consumer: Consumer, group_id: str, first: Collection[str] = ()) -> None:
+        """`consumer` was made with CONFIG, and is closed here. `first` are topics to be read to their end at each start."""
         self._consumer = consumer
         self._group_id = group_id
         self._lock = threading.Lock()
+        self._first = frozenset(first)
         self._next: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] | None = None
+        """Where those end that are read first, as long as they have not been read so far; None once all are read."""
         self._closed = False
 
     def start(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read from these offsets on, whatever was read or fetched before."""
+        """Read from these offsets on, whatever was read or fetched before. Raises KafkaException."""
         with self._lock:
             if not self._closed:
                 self._next = dict(positions)
-                self._consumer.assign([KafkaTopicPartition(topic, partition, offset) for (topic, partition), offset in positions.items()])
+                # Not the first end that is reported: while records keep coming, none ever may be.
+                ends = {tp: self._end(tp) for tp in positions if tp[0] in self._first}
+                self._ends = {tp: end for tp, end in ends.items() if positions[tp] < end} or None
+                self._assign(self._ends or self._next)
 
     def read(self, records_max: int, timeout_s: float) -> Batch | None:
         """What has been fetched, as soon as there is something; None after `timeout_s`.
@@ -75,6 +84,9 @@ class SourceReader:
             while not by_topic:
                 if self._closed:
                     return None
+                if self._ends is not None and not self._ends:
+                    self._ends = None
+                    self._assign(self._next)
                 first = self._consumer.poll(max(0.0, deadline_s - time.monotonic()))
                 if first is None:
                     return None
@@ -82,6 +94,8 @@ class SourceReader:
             ends = {tp: inputs[-1].offset + 1 for tp, inputs in by_topic.items()}
             batch = Batch(_merged(by_topic), {tp: self._next[tp] for tp in by_topic}, ends)
             self._next.update(ends)
+            if self._ends:
+                self._ends = {tp: end for tp, end in self._ends.items() if self._next[tp] < end}
             for (topic, partition), end in ends.items():
                 _, high = self._consumer.get_watermark_offsets(KafkaTopicPartition(topic, partition), cached=True)
                 metrics.LAG.labels(topic, partition).set(max(0, high - end))
@@ -94,12 +108,22 @@ class SourceReader:
                 self._closed = True
                 self._consumer.close()
 
+    def _end(self, tp: TopicPartition) -> int:
+        """Offset up to which readers of committed records can read."""
+        return int(self._consumer.get_watermark_offsets(KafkaTopicPartition(*tp), timeout=END_TIMEOUT_S)[1])
+
+    def _assign(self, tps: Collection[TopicPartition]) -> None:
+        """Fetch these, from where they were read to; what was fetched and not read is fetched again."""
+        self._consumer.assign([KafkaTopicPartition(topic, partition, self._next[topic, partition]) for topic, partition in tps])
+
     def _sort(self, messages: tuple[Any, ...], by_topic: dict[TopicPartition, list[Input]]) -> None:
         for message in messages:
             error = message.error()
             if error is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise self._verdict(error)
+                if self._ends:  # A marker may be its last entry, which is never read.
+                    self._ends.pop((message.topic(), message.partition()), None)
                 continue
             tp = (message.topic(), message.partition())
             inputs = by_topic.get(tp)

@@ -1,6 +1,6 @@
 """A small app on the engine, run as a process of its own: counts the records of each key and emits every count.
 
-`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR [STANDBY_COPIES]`. A value is JSON {"i": n};
+`python -m tests.engine.counting BOOTSTRAP PREFIX INSTANCE DATA_DIR [STANDBY_COPIES [FIRST]]`. FIRST: "a" or "b": read it first. A value is JSON {"i": n};
 "bug": true makes the handler fail after it wrote; "row_bytes" makes its row so much larger; "scan": [START, LIMIT] puts rows in its output;
 "to": PARTITION sends {"i": n} on to that partition, with the partition as its key.
 Prints one JSON line when it stops: how many records it handled, and how many changelog rows it read.
@@ -35,7 +35,7 @@ def topic_names(prefix: str) -> dict[str, str]:
     return names | {"changelog": f"{prefix}.app-counts-changelog"}
 
 
-def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_copies: str = "0") -> tuple[App, list[int]]:
+def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_copies: str = "0", first: str = "") -> tuple[App, list[int]]:
     names = topic_names(prefix)
     handled: list[int] = []
 
@@ -72,7 +72,7 @@ def build(bootstrap: str, prefix: str, instance: str, data_dir: str, standby_cop
             del counts[one.key]
         handled.append(one.record["i"])
 
-    @app.agent(app.source({names["a"]: dict, names["b"]: dict}))
+    @app.agent(app.source({names["a"]: dict, names["b"]: dict}, first=[names[role] for role in first]))
     async def count(units: Any) -> None:
         async for unit in units:
             await unit.process(handle)

@@ -45,8 +45,10 @@ def prefix(bootstrap: str) -> Iterator[str]:
 class Worker:
     """The counting app as a process."""
 
-    def __init__(self, bootstrap: str, prefix: str, instance: str, data_dir: Path, before: tuple[str, ...] = (), standby_copies: int = 0) -> None:
-        command = [*before, sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir), str(standby_copies)]
+    def __init__(
+        self, bootstrap: str, prefix: str, instance: str, data_dir: Path, before: tuple[str, ...] = (), standby_copies: int = 0, first: str = ""
+    ) -> None:
+        command = [*before, sys.executable, "-m", "tests.engine.counting", bootstrap, prefix, instance, str(data_dir), str(standby_copies), first]
         self._errors = tempfile.TemporaryFile("w+")  # Not a pipe, which nobody would empty.
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
 
@@ -90,10 +92,11 @@ class Worker:
 
 @contextmanager
 def running(
-    bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None, before: tuple[str, ...] = (), standby_copies: int = 0
+    bootstrap: str, prefix: str, instance: str = "one", data_dir: Path | None = None, before: tuple[str, ...] = (), standby_copies: int = 0,
+    first: str = "",
 ) -> Iterator[Worker]:
     """A worker; without `data_dir` its state is the same test's, so that a restart is warm. `before` is the command that starts it."""
-    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix, before, standby_copies)
+    worker = Worker(bootstrap, prefix, instance, data_dir or Path(tempfile.gettempdir()) / prefix, before, standby_copies, first)
     try:
         yield worker
     finally:
