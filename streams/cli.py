@@ -2,11 +2,15 @@
 
 import asyncio
 import faulthandler
+import getpass
 import importlib
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +25,7 @@ ELSEWHERE = {
 }
 
 EXIT_CONFIGURATION = 2
+APPLY_IN_S = 60
 
 
 class _Commands(click.Group):
@@ -60,17 +65,24 @@ def _run(process: str, start: Callable[..., Awaitable[None]]) -> None:
         await start(loaded, configured, stop)
 
     faulthandler.enable()  # RocksDB and librdkafka are not Python: if one of them takes the process down, the log says from where.
-    try:
+    with _failures_told(process):
         loaded = settings.load()
         observability.configure_logging(process, loaded.log_level)
         configured = configuration.load(loaded)
         asyncio.run(serve())
+
+
+@contextmanager
+def _failures_told(command: str) -> Iterator[None]:
+    """Exit code 2 for a configuration that must be mended, 1 for any other failure; standard error says what it is."""
+    try:
+        yield
     except ConfigurationError as error:
         for problem in error.problems:
-            click.echo(f"loyalty {process}: {problem}", err=True)
+            click.echo(f"loyalty {command}: {problem}", err=True)
         sys.exit(EXIT_CONFIGURATION)
     except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty {process}: {error}", err=True)
+        click.echo(f"loyalty {command}: {error}", err=True)
         sys.exit(1)
 
 
@@ -106,9 +118,6 @@ def sink(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def topics(as_json: bool) -> None:
     """Show the map: every topic, its record, its schema id, who writes it and who reads it."""
-    from rich.console import Console
-    from rich.table import Table
-
     from schemas.registry import LocalRegistry
     from streams import settings, topics
 
@@ -118,14 +127,121 @@ def topics(as_json: bool) -> None:
          "direction": topic.direction.value, "writers": topic.writers, "readers": topic.readers, "doc": topic.doc}
         for topic in topics.ALL
     ]  # fmt: skip
+    _show(rows, as_json, "Topics. Key: program_id/member_id. Values: Confluent wire format.")
+
+
+@main.group()
+def program() -> None:
+    """Check, publish and list the rules of the programmes."""
+
+
+@program.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def check(file: Path, as_json: bool) -> None:
+    """Validate a configuration file, FILE, without a server. Exit code 2 when there is something to mend."""
+    from streams import configuration
+    from streams.toml_reader import FileError
+
+    programs: list[str] = []
+    problems: list[dict[str, Any]] = []
+    with _failures_told("program check"):
+        try:
+            programs = list(configuration.read(file).programs)
+        except ConfigurationError as error:
+            if not as_json:
+                raise
+            if isinstance(error, FileError):
+                problems = [{"line": problem.line, "place": problem.place, "problem": problem.what} for problem in error.found]
+            else:
+                problems = [{"line": None, "place": "", "problem": problem} for problem in error.problems]
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "programs": programs, "problems": problems}, indent=2))
+        sys.exit(EXIT_CONFIGURATION if problems else 0)
+    click.echo(f"{file} is right: {', '.join(programs)}.")
+
+
+@program.command()
+@click.option("--in", "in_s", type=click.IntRange(min=1), help="Seconds until the new rules take effect.  [default: 60]")
+@click.option("--at", help="When they do, in RFC 3339: 2026-12-01T00:00:00+01:00.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list of what was published instead of a table.")
+def apply(in_s: int | None, at: str | None, as_json: bool) -> None:
+    """Publish the rules in LOYALTY_CONFIG_FILE of each programme that has changed, as its next version."""
+    import time
+
+    from streams import configuration, publishing, settings
+    from streams.toml_reader import TomlReader
+
+    if in_s is not None and at is not None:
+        raise click.UsageError("--in and --at exclude each other")
+    with _failures_told("program apply"):
+        loaded = settings.load()
+        configured = configuration.load(loaded)
+        effective_from_ms = time.time_ns() // 1_000_000 + (in_s or APPLY_IN_S) * 1000
+        if at is not None:
+            reader = TomlReader()
+            effective_from_ms = reader.instant_ms("", {"--at": at}, "--at") or 0
+            reader.raise_problems()
+        published = publishing.apply(loaded, configured, effective_from_ms=effective_from_ms, actor=_user())
+    rows = [
+        {"program": record.program_id, "version": record.version, "effective_from": publishing.rfc_3339(record.effective_from_ms),
+         "published_by": record.published_by}
+        for record in published
+    ]  # fmt: skip
+    if not rows and not as_json:
+        click.echo("Nothing has changed.")
+        return
+    _show(rows, as_json, "Published")
+
+
+@program.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
+def list_versions(as_json: bool) -> None:
+    """Show the published versions of all programmes, and whether the newest one is what LOYALTY_CONFIG_FILE says."""
+    from streams import configuration, publishing, settings
+
+    with _failures_told("program list"):
+        loaded = settings.load()
+        rules = configuration.load(loaded).rules if loaded.config_file else {}
+        published = publishing.read_published(loaded)
+    rows: list[dict[str, Any]] = []
+    for program_id in sorted(published.keys() | rules.keys()):
+        versions = published.get(program_id, [])
+        for record in versions:
+            compared = record is versions[-1] and program_id in rules
+            rows.append({
+                "program": program_id, "version": record.version, "effective_from": publishing.rfc_3339(record.effective_from_ms),
+                "published_by": record.published_by, "differs_from_file": publishing.differs(record, rules[program_id]) if compared else None,
+            })  # fmt: skip
+        if not versions:
+            rows.append({"program": program_id, "version": None, "effective_from": None, "published_by": None, "differs_from_file": True})
+    if not rows and not as_json:
+        click.echo("Nothing is published.")
+        return
+    _show(rows, as_json, "Versions of the programmes. The first one is in force for all that was before it, too.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        return "unknown"
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """A table for people, or the same as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table(title="Topics. Key: program_id/member_id. Values: Confluent wire format.")
+    table = Table(title=title)
     for column in rows[0]:
         table.add_column(column)
+    words = {None: "", True: "yes", False: "no"}
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(words[value] if value is None or isinstance(value, bool) else str(value) for value in row.values()))
     Console().print(table)
 
 

@@ -69,12 +69,12 @@ class TomlReader:
     def tables(self, document: Mapping[str, Any], name: str, *, place: str = "", named: re.Pattern[str] = PROGRAM_ID, naming: str = "a-z, 0-9 and '-'"
                ) -> list[tuple[str, Mapping[str, Any]]]:  # fmt: skip
         """The tables of the table `name`, each with its key, which must look like `named`. `place`: where `document` is."""
+        found: list[tuple[str, Mapping[str, Any]]] = []
         here = join(place, name)
         section = document.get(name, {})
         if not isinstance(section, dict):
             self.problem(here, "must be a table of tables")
-            return []
-        found = []
+            return found
         for key, table in section.items():
             if not isinstance(table, dict):
                 self.problem(join(here, key), "must be a table")
@@ -86,7 +86,7 @@ class TomlReader:
 
     def elements(self, place: str, table: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
         """The tables of an array of tables, each with its place."""
-        found = []
+        found: list[tuple[str, Mapping[str, Any]]] = []
         for number, element in enumerate(self.value(place, table, key, list, [])):
             here = f"{join(place, key)}[{number}]"
             if isinstance(element, dict):
@@ -174,7 +174,7 @@ class TomlReader:
         return value
 
     def secret(self, place: str, table: Mapping[str, Any], key: str, *, required: bool = True) -> str:
-        file_name = self.value(place, table, f"{key}_file", str, "")
+        file_name: str = self.value(place, table, f"{key}_file", str, "")
         if not file_name:
             return str(self.value(place, table, key, str, "", required=required))
         try:

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 
 from schemas.contract import member_key
-from streams import kafka, observability, topics
+from streams import kafka, observability, publishing, topics
 from streams.agents.keep_accounts import KeepAccounts, Tables
 from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.engine import App, EngineConfig, Unit
-from streams.errors import ConfigurationError, LoyaltyError
+from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 from streams.settings import Settings
 from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, TABLES, app_id, changelogs
 
@@ -75,6 +75,11 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     server = await observability.serve(_web(settings, ready), settings.http_host, settings.http_port)
     try:
         while await kafka.wait_for_topics(settings, stop, changelogs={name: CHANGELOG_CONFIG for name in changelogs(settings)}):
+            try:
+                await asyncio.to_thread(publishing.ensure_published, settings, configuration)
+            except UnavailableError as error:
+                log.warning("worker.not_started", extra={"error": str(error)})
+                continue
             app = build(settings, configuration)
             try:
                 await app.start()

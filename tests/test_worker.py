@@ -7,7 +7,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from streams import worker
-from streams.errors import LoyaltyError
+from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 from streams.settings import Settings
 
 SETTINGS = Settings(voucher_key="k" * 16, http_port=0)
@@ -34,17 +34,24 @@ class ScriptedApp:
         self.stopped = True
 
 
-async def run(monkeypatch: pytest.MonkeyPatch, failures: list[Exception], crash: Exception | None = None) -> list[ScriptedApp]:
-    stop, apps = asyncio.Event(), list[ScriptedApp]()
+async def run(
+    monkeypatch: pytest.MonkeyPatch, failures: list[Exception], crash: Exception | None = None, unpublished: tuple[Exception, ...] = ()
+) -> list[ScriptedApp]:  # fmt: skip
+    stop, apps, publications = asyncio.Event(), list[ScriptedApp](), list(unpublished)
 
     async def topics_are_there(*_: Any, **__: Any) -> bool:
         return True
+
+    def ensure_published(*_: Any) -> None:
+        if publications:
+            raise publications.pop()
 
     def build(*_: Any) -> ScriptedApp:
         apps.append(ScriptedApp(failures, stop, crash))
         return apps[-1]
 
     monkeypatch.setattr(worker.kafka, "wait_for_topics", topics_are_there)
+    monkeypatch.setattr(worker.publishing, "ensure_published", ensure_published)
     monkeypatch.setattr(worker, "build", build)
     await asyncio.wait_for(worker.run(SETTINGS, None, stop), 10)  # type: ignore[arg-type]
     return apps
@@ -58,3 +65,13 @@ async def test_a_broker_that_goes_away_during_the_start_is_waited_for(monkeypatc
 async def test_an_engine_that_stops_by_itself_ends_the_worker_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoyaltyError, match="the engine stopped: records expired"):
         await run(monkeypatch, [], crash=RuntimeError("records expired"))
+
+
+async def test_a_broker_that_goes_away_while_programmes_are_published_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    apps = await run(monkeypatch, [], unpublished=(UnavailableError("no answer"), UnavailableError("no answer")))
+    assert [app.stopped for app in apps] == [True]
+
+
+async def test_rules_that_cannot_be_published_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="too large"):
+        await run(monkeypatch, [], unpublished=(ConfigurationError("too large"),))
