@@ -228,7 +228,7 @@ class RuleUse:
     SCHEMA: ClassVar[str] = "RuleUse"
 
     rule_id: str
-    """The rule."""
+    """The rule whose cap it is."""
     period_starts_at_ms: int
     """First instant of the period, milliseconds since 1970."""
     points: int
@@ -257,7 +257,7 @@ class OpenVoucher:
     SCHEMA: ClassVar[str] = "OpenVoucher"
 
     voucher_code: str
-    """Its code."""
+    """Code of the voucher."""
     reward_code: str
     """What it is good for."""
     expires_at_ms: int | None = None
@@ -342,7 +342,7 @@ class Account:
     scheduled_at_ms: int | None = None
     """When scheduled_status takes effect."""
     scheduled_reason: str | None = None
-    """Why."""
+    """Why scheduled_status takes effect."""
     merged_into: str | None = None
     """Member that took over all of this one's points; whatever is sent to this one is decided there."""
     pool_member_id: str | None = None
@@ -1517,6 +1517,65 @@ class RelayKind(StrEnum):
     BUDGET_ANSWER = "BUDGET_ANSWER"
 
 
+class VoucherState(StrEnum):
+    """State of a voucher. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    ISSUED = "ISSUED"
+    REDEEMED = "REDEEMED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voucher:
+    """A voucher, the value of the vouchers table."""
+
+    SCHEMA: ClassVar[str] = "Voucher"
+
+    voucher_code: str
+    """Code of the voucher."""
+    reward_code: str
+    """What it is good for."""
+    state: VoucherState
+    """Its state; it leaves ISSUED once."""
+    issued_by: str
+    """transaction_id of the REDEEM that bought it, or the offer or tier that gave it."""
+    points: int = 0
+    """Points that it cost."""
+    issued_at_ms: int
+    """Effective time."""
+    expires_at_ms: int | None = None
+    """First instant at which it cannot be redeemed any more; empty: never."""
+    closed_at_ms: int | None = None
+    """When it left ISSUED."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Voucher":
+        return cls(
+            voucher_code=data["voucher_code"],
+            reward_code=data["reward_code"],
+            state=VoucherState(data["state"]),
+            issued_by=data["issued_by"],
+            points=data["points"],
+            issued_at_ms=data["issued_at_ms"],
+            expires_at_ms=data["expires_at_ms"],
+            closed_at_ms=data["closed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "voucher_code": self.voucher_code,
+            "reward_code": self.reward_code,
+            "state": self.state.value,
+            "issued_by": self.issued_by,
+            "points": self.points,
+            "issued_at_ms": self.issued_at_ms,
+            "expires_at_ms": self.expires_at_ms,
+            "closed_at_ms": self.closed_at_ms,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """The inbound record behind a relay."""
@@ -1599,6 +1658,8 @@ class Relay:
     """Points that are under way, by lot."""
     account: Account | None = None
     """MERGE_IN, MERGE_BACK: the account that is merged, as it was."""
+    vouchers: tuple[Voucher, ...] = ()
+    """MERGE_IN, MERGE_BACK: the open vouchers."""
     original: Outcome | None = None
     """FORWARD of a REVERSE: what is remembered of the transaction it names."""
     offer_id: str | None = None
@@ -1622,6 +1683,7 @@ class Relay:
             movement=None if data["movement"] is None else EntryKind(data["movement"]),
             lots=tuple((Lot.from_avro(x) for x in data["lots"])),
             account=None if data["account"] is None else Account.from_avro(data["account"]),
+            vouchers=tuple((Voucher.from_avro(x) for x in data["vouchers"])),
             original=None if data["original"] is None else Outcome.from_avro(data["original"]),
             offer_id=data["offer_id"],
             points=data["points"],
@@ -1640,6 +1702,7 @@ class Relay:
             "movement": None if self.movement is None else self.movement.value,
             "lots": list((x.to_avro() for x in self.lots)),
             "account": None if self.account is None else self.account.to_avro(),
+            "vouchers": list((x.to_avro() for x in self.vouchers)),
             "original": None if self.original is None else self.original.to_avro(),
             "offer_id": self.offer_id,
             "points": self.points,
@@ -1963,65 +2026,6 @@ class Transaction:
             "expires_at_ms": self.expires_at_ms,
             "available_from_ms": self.available_from_ms,
             "pending": self.pending,
-        }
-
-
-class VoucherState(StrEnum):
-    """State of a voucher. UNKNOWN stands for a symbol that this reader does not know yet."""
-
-    UNKNOWN = "UNKNOWN"
-    ISSUED = "ISSUED"
-    REDEEMED = "REDEEMED"
-    CANCELLED = "CANCELLED"
-    EXPIRED = "EXPIRED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Voucher:
-    """A voucher, the value of the vouchers table."""
-
-    SCHEMA: ClassVar[str] = "Voucher"
-
-    voucher_code: str
-    """Its code."""
-    reward_code: str
-    """What it is good for."""
-    state: VoucherState
-    """Its state; it leaves ISSUED once."""
-    issued_by: str
-    """transaction_id of the REDEEM that bought it, or the offer or tier that gave it."""
-    points: int = 0
-    """Points that it cost."""
-    issued_at_ms: int
-    """Effective time."""
-    expires_at_ms: int | None = None
-    """First instant at which it cannot be redeemed any more; empty: never."""
-    closed_at_ms: int | None = None
-    """When it left ISSUED."""
-
-    @classmethod
-    def from_avro(cls, data: Mapping[str, Any]) -> "Voucher":
-        return cls(
-            voucher_code=data["voucher_code"],
-            reward_code=data["reward_code"],
-            state=VoucherState(data["state"]),
-            issued_by=data["issued_by"],
-            points=data["points"],
-            issued_at_ms=data["issued_at_ms"],
-            expires_at_ms=data["expires_at_ms"],
-            closed_at_ms=data["closed_at_ms"],
-        )
-
-    def to_avro(self) -> dict[str, Any]:
-        return {
-            "voucher_code": self.voucher_code,
-            "reward_code": self.reward_code,
-            "state": self.state.value,
-            "issued_by": self.issued_by,
-            "points": self.points,
-            "issued_at_ms": self.issued_at_ms,
-            "expires_at_ms": self.expires_at_ms,
-            "closed_at_ms": self.closed_at_ms,
         }
 
 

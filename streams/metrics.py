@@ -11,6 +11,9 @@ INGRESS_PRODUCED = Counter("loyalty_ingress_produced", "Commands acknowledged by
 
 COMMANDS = Counter("loyalty_commands", "Commands decided by the worker.", ["stream", "result", "replayed"])
 DECISION_SECONDS = Histogram("loyalty_decision_seconds", "From the broker's append of a command to its decision.", ["stream"], buckets=SECONDS)
+TICKS = Counter("loyalty_ticks", "Ticks handled by the worker.", ["partition"])
+DUE_MEMBERS = Counter("loyalty_due_members", "Rows of the due table that ticks have looked at.", ["partition"])
+RELAYS = Counter("loyalty_relays", "Records passed between members' partitions, as they arrive.", ["kind"])
 DEAD_LETTERS = Counter("loyalty_dead_letters", "Records given up, by process, stage and reason.", ["processor", "stage", "reason"])
 
 SINK_RECORDS = Counter("loyalty_sink_records", "Records a sink has finished, by what became of them.", ["sink", "verdict"])

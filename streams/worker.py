@@ -12,7 +12,7 @@ from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 
 from schemas.contract import member_key
-from streams import kafka, observability, publishing, topics
+from streams import kafka, observability, programs, publishing, topics
 from streams.agents.keep_accounts import KeepAccounts, Tables
 from streams.codec import open_codec
 from streams.configuration import Configuration
@@ -20,13 +20,15 @@ from streams.engine import App, EngineConfig, Unit
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 from streams.settings import Settings
 from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, TABLES, app_id, changelogs
+from streams.ticker import Ticker
 
 log = logging.getLogger(__name__)
 
 
-def build(settings: Settings, configuration: Configuration) -> App:
-    """The Faust app with its tables and its agent. Connects to nothing but a schema registry, if one is set."""
+def build(settings: Settings) -> tuple[App, Ticker]:
+    """The Faust app with its tables and its agent, and what makes its time pass. Connects to nothing but a schema registry, if one is set."""
     codec = open_codec(settings)
+    voucher_key = settings.voucher_key.encode()
     config = EngineConfig(
         app_id=app_id(settings),
         client=kafka.client_config(settings),
@@ -47,20 +49,29 @@ def build(settings: Settings, configuration: Configuration) -> App:
     keeper = KeepAccounts(
         Tables(**tables),
         codec=codec,
-        programs=configuration.programs,
+        parse_rules=lambda version: programs.from_record(version, voucher_key),
         prefix=settings.topic_prefix,
         partition_of=app.partition_of,
     )
-    sources = {topic.name(settings.topic_prefix): topic.record for topic in topics.INBOUND}
+    sources = {topic.name(settings.topic_prefix): topic.record for topic in topics.SOURCES}
+    rules = topics.PROGRAMS.name(settings.topic_prefix)
 
-    @app.agent(app.source(sources), name="keep_accounts")
+    @app.agent(app.source(sources, first=(rules,)), name="keep_accounts")
     async def keep_accounts(units: Any) -> None:
         """commands -> ledger -> accounts + events, entries, profiles, audit"""
         unit: Unit
         async for unit in units:
             await unit.process(keeper.handle)
 
-    return app
+    ticker = Ticker(
+        kafka.producer(settings),
+        settings,
+        codec,
+        owned=app.partitions.owned,
+        behind=keeper.behind.__contains__,
+        rows_estimate=lambda partition: app.partitions.rows(partition).state.rows_estimate(),
+    )
+    return app, ticker
 
 
 async def run(settings: Settings, configuration: Configuration, stop: asyncio.Event) -> None:
@@ -80,10 +91,12 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
             except UnavailableError as error:
                 log.warning("worker.not_started", extra={"error": str(error)})
                 continue
-            app = build(settings, configuration)
+            app, ticker = build(settings)
+            ticking = None
             try:
                 await app.start()
                 ready.append(app)
+                ticking = asyncio.create_task(ticker.run())
                 log.info("worker.started", extra={"group": app_id(settings)})
                 await _until_stopped(app, stop)
                 return
@@ -91,6 +104,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
                 log.warning("worker.not_started", extra={"error": str(error)})
             finally:
                 ready.clear()
+                if ticking is not None:
+                    ticking.cancel()
                 await app.stop()
                 log.info("worker.stopped")
     finally:

@@ -1,13 +1,13 @@
-"""enrolments, transactions, profile changes, offer activations -> domain -> accounts, outcomes, waiting + the outbound topics
+"""commands, relays, ticks, programme rules -> domain -> accounts, outcomes, vouchers ... + the outbound topics
 
-One handler for all four inbound topics, because all of them change the same member's state: the engine gives it what they hold for one
+One handler for all source topics, because all of them change the same members' state: the engine gives it what they hold for one
 partition, in order, as one unit of work.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,17 +18,25 @@ from schemas.records import (
     CommandResult,
     DeadLetter,
     DeadLetterStage,
+    Due,
     Enrolment,
-    Outcome,
-    Transaction,
-    TransactionKind,
+    PartitionClock,
+    ProgramVersion,
+    ProgramVersions,
+    Relay,
+    RelayKind,
+    SyncAudit,
+    Tick,
     WaitingCommand,
     WaitingCommands,
 )
 from streams import metrics, topics
-from streams.domain.desk import Received, Settlement, outcome_key, settle, transaction_key
-from streams.domain.program import Program
+from streams.domain import budgets, desk
+from streams.domain.book import is_remembered
+from streams.domain.desk import Received, Rows, Settlement
+from streams.domain.program import Program, in_force
 from streams.engine import Input, Outgoing, Poison, Unit
+from streams.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +44,25 @@ PROCESSOR = "worker"
 # Commands kept for one member who is not enrolled. More is no late enrolment but a wrong id: they go to the dead letters.
 WAITING_COMMANDS_MAX = 1000
 KEYS_REMEMBERED = 65_536  # Keys whose partition was checked; a murmur2 in Python costs more than a look-up.
+CLOCK_KEY = b"now"
+DUE_TIME_BYTES = 8
+NO_CLOCK = PartitionClock(now_ms=0)
+RELAYED_COMMANDS = frozenset({RelayKind.FORWARD, RelayKind.BUDGET_ASK})
+"""Relays that carry the command they came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """The changelog-backed tables, keyed as streams/tables.py says."""
 
-    accounts: MutableMapping[bytes, Account]
-    outcomes: MutableMapping[bytes, Outcome]
-    waiting: MutableMapping[bytes, WaitingCommands]
+    accounts: Any
+    outcomes: Any
+    waiting: Any
+    vouchers: Any
+    budgets: Any
+    due: Any
+    clock: Any
+    programs: Any
 
 
 def now_ms() -> int:
@@ -52,29 +70,51 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def due_key(due_ms: int, key: bytes) -> bytes:
+    """Key in the due table: in the order of time."""
+    return due_ms.to_bytes(DUE_TIME_BYTES, "big") + key
+
+
 class KeepAccounts:
-    """The handler. Holds no state of its own: everything is in the tables."""
+    """The handler. Its state is in the tables; what it holds itself can be made again from them."""
 
     def __init__(
         self,
         tables: Tables,
         *,
         codec: Codec,
-        programs: Mapping[str, Program],
+        parse_rules: Callable[[ProgramVersion], Program],
         prefix: str,
         partition_of: Callable[[bytes], int],
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
+        """`parse_rules` raises ConfigurationError for rules that are none."""
         self._tables = tables
         self._codec = codec
-        self._programs = programs
+        self._parse_rules = parse_rules
         self._clock_ms = clock_ms
         self._partition_of = lru_cache(KEYS_REMEMBERED)(partition_of)
-        self._streams = {topic.name(prefix): topic for topic in topics.INBOUND}
+        self._rows = Rows(outcomes=tables.outcomes, vouchers=tables.vouchers)
+        self._parsed: dict[tuple[int, str], tuple[ProgramVersions, tuple[Program, ...]]] = {}
+        self._streams = {topic.name(prefix): topic for topic in topics.SOURCES}
         self._events, self._entries, self._profiles, self._audit, self._dead_letters = (topic.name(prefix) for topic in topics.OUTBOUND)
+        self._relays = topics.RELAYS.name(prefix)
+        self._handlers = {topics.RELAYS: self._relay, topics.TICKS: self._tick, topics.PROGRAMS: self._take_rules}
+        self.behind: set[int] = set()
+        """Partitions in which more was due than the last tick had room for. A hint for whoever makes the ticks."""
 
     def handle(self, one: Input, unit: Unit) -> None:
-        """Decide one command, store its effect and send its results."""
+        """Decide one record, store its effect and send its results."""
+        handler = self._handlers.get(self._streams[one.topic], self._command)
+        handler(one, unit)
+
+    def dead_letter(self, poison: Poison) -> Outgoing:
+        """What takes the place of a record that could not be decoded, or on which the program failed."""
+        return self._dead_letter(poison.input, DeadLetterStage(poison.stage), poison.reason, poison.detail)
+
+    # Commands.
+
+    def _command(self, one: Input, unit: Unit) -> None:
         command: Command = one.record
         refusal = self._check(one, command)
         if refusal is not None:
@@ -89,25 +129,21 @@ class KeepAccounts:
             ingested_at_ms=one.timestamp_ms,
             correlation_id=one.header("correlation_id"),
         )
-        settlement = self._settle(received, unit)
-        if settlement.audit.result is CommandResult.WAITING:
+        settlement = self._settle(one.partition, command, received)
+        if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
             self._park(one, received, settlement, unit)
             return
-        self._send(settlement, unit)
-        if isinstance(command, Enrolment) and not settlement.audit.replayed:
-            self._release(one.key or b"", unit)
-
-    def dead_letter(self, poison: Poison) -> Outgoing:
-        """What takes the place of a record that could not be decoded, or on which the program failed."""
-        return self._dead_letter(poison.input, DeadLetterStage(poison.stage), poison.reason, poison.detail)
+        self._send(settlement, one.value, received, unit)
+        if isinstance(command, Enrolment) and settlement.audit is not None and not settlement.audit.replayed:
+            self._release(one.partition, one.key or b"", unit)
 
     def _check(self, one: Input, command: Command) -> tuple[str, str] | None:
         """Reason and detail when the record breaks the contract."""
         found = problems(command)
         if found:
             return found[0].reason, "; ".join(f"{problem.field} {problem.detail}" for problem in found)
-        if command.program_id not in self._programs:
-            return "PROGRAM_UNKNOWN", f"programme {command.program_id!r} is not in LOYALTY_CONFIG_FILE"
+        if not self._versions(one.partition, command.program_id):
+            return "PROGRAM_UNKNOWN", f"no rules of programme {command.program_id!r} are published: put it into LOYALTY_CONFIG_FILE, loyalty program apply"
         key = member_key(command.program_id, command.member_id)
         if one.key != key:
             return "KEY_MISMATCH", "the record's key must be program_id + '/' + member_id"
@@ -116,36 +152,154 @@ class KeepAccounts:
             return "PARTITION_MISMATCH", f"key belongs to partition {self._partition_of(key)}: produce with the murmur2 partitioner"
         return None
 
-    def _settle(self, received: Received, unit: Unit) -> Settlement:
+    def _settle(self, partition: int, command: Command, received: Received) -> Settlement:
         """Decide with what the tables hold, and put the effect into them."""
-        command, tables = received.command, self._tables
         key = member_key(command.program_id, command.member_id)
-        own_key = outcome_key(command.program_id, command.member_id, command)
-        reversed_key = None
-        if isinstance(command, Transaction) and command.kind is TransactionKind.REVERSE and command.reverses_transaction_id:
-            reversed_key = transaction_key(command.program_id, command.member_id, command.reverses_transaction_id)
-        account = tables.accounts.get(key)
+        account = self._tables.accounts.get(key)
         recorded_at_ms = self._clock_ms()
-        settlement = settle(
+        settlement = desk.settle(
             account,
             received,
-            remembered=tables.outcomes.get(own_key),
-            original=tables.outcomes.get(reversed_key) if reversed_key is not None else None,
-            program=self._programs[command.program_id],
+            rows=self._rows,
+            programs=self._versions(partition, command.program_id),
+            clock_ms=self._now().now_ms,
             recorded_at_ms=recorded_at_ms,
         )
-        if settlement.account is not None and settlement.account is not account:
-            tables.accounts[key] = settlement.account
-        if settlement.outcome is not None:
-            tables.outcomes[own_key] = settlement.outcome
-        if settlement.original is not None and reversed_key is not None:
-            tables.outcomes[reversed_key] = settlement.original
-        audit = settlement.audit
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("command.decided", extra=_decision_fields(received, settlement))
-        _decided(received.stream, audit.result.value, audit.replayed).inc()
+        self._store(key, account, settlement)
+        if settlement.audit is not None:
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("command.decided", extra=_decision_fields(received, settlement.audit))
+            _decided(received.stream, settlement.audit.result.value, settlement.audit.replayed).inc()
         _decision_seconds(received.stream).observe(max(0, recorded_at_ms - received.ingested_at_ms) / 1000)
         return settlement
+
+    def _store(self, key: bytes, before: Account | None, settlement: Settlement) -> None:
+        tables, account = self._tables, settlement.account
+        if account is not None and account is not before:
+            tables.accounts[key] = account
+            due_ms = account.due_at_ms
+            if due_ms is not None and (before is None or before.due_at_ms != due_ms):
+                # The old row stays until its time comes, and is found to be out of date then.
+                tables.due[due_key(due_ms, key)] = Due(program_id=account.program_id, member_id=account.member_id)
+        for row_key, outcome in settlement.outcomes.items():
+            tables.outcomes[row_key] = outcome
+        for row_key, voucher in settlement.vouchers.items():
+            tables.vouchers[row_key] = voucher
+
+    # Programme rules, time, and what other partitions pass on.
+
+    def _versions(self, partition: int, program_id: str) -> tuple[Program, ...]:
+        """All versions of a programme's rules; none: it is not published."""
+        row = self._tables.programs.get(program_id.encode())
+        if row is None:
+            return ()
+        parsed = self._parsed.get((partition, program_id))
+        if parsed is None or (parsed[0] is not row and parsed[0] != row):
+            parsed = (row, tuple(map(self._parse_rules, row.versions)))
+            self._parsed[partition, program_id] = parsed
+        return parsed[1]
+
+    def _take_rules(self, one: Input, unit: Unit) -> None:
+        """A new version of a programme. One that came before is no news; versions have no gaps, and none ever changes."""
+        version: ProgramVersion = one.record
+        key = version.program_id.encode()
+        row = self._tables.programs.get(key)
+        known = row.versions if row is not None else ()
+        problem = None
+        if version.version <= len(known):
+            if known[version.version - 1] == version:
+                return
+            problem = ("VERSION_CHANGED", f"version {version.version} of {version.program_id} is there with other rules: a version never changes")
+        elif version.version != len(known) + 1:
+            problem = ("VERSION_GAP", f"version {version.version} of {version.program_id} follows version {len(known)}")
+        else:
+            try:
+                self._parse_rules(version)
+            except ConfigurationError as error:
+                problem = ("RULES_INVALID", str(error)[:500])
+        if problem is not None:
+            self._send_dead_letter(one, DeadLetterStage.CONTRACT, *problem, unit)
+            return
+        self._tables.programs[key] = ProgramVersions(versions=(*known, version))
+
+    def _now(self) -> PartitionClock:
+        return self._tables.clock.get(CLOCK_KEY) or NO_CLOCK
+
+    def _tick(self, one: Input, unit: Unit) -> None:
+        """Let happen what is due, as far as this tick has room; the rest waits for the next one, and live traffic goes between them."""
+        tick: Tick = one.record
+        tables, clock = self._tables, self._now()
+        now = max(clock.now_ms, one.timestamp_ms)
+        tables.clock[CLOCK_KEY] = clock = replace(clock, now_ms=now)
+        end = due_key(now + 1, b"")
+        rows = tables.due.scan(clock.due_cursor or b"", end, tick.due_members_max)
+        for key, due in rows:
+            del tables.due[key]
+            self._due(one.partition, int.from_bytes(key[:DUE_TIME_BYTES], "big"), due, one.timestamp_ms, unit)
+        is_behind = len(rows) == tick.due_members_max
+        (self.behind.add if is_behind else self.behind.discard)(one.partition)
+        cursor, aged = self._forget(one.partition, clock.outcomes_cursor, tick.outcomes_max, now)
+        # New rows are for later than now, so that none ever lies before the cursor.
+        tables.clock[CLOCK_KEY] = replace(
+            clock, due_cursor=rows[-1][0] + b"\0" if is_behind else end, outcomes_cursor=cursor, aged_outcomes=clock.aged_outcomes + aged
+        )
+        metrics.TICKS.labels(one.partition).inc()
+        metrics.DUE_MEMBERS.labels(one.partition).inc(len(rows))
+
+    def _due(self, partition: int, due_ms: int, due: Due, ingested_at_ms: int, unit: Unit) -> None:
+        key = member_key(due.program_id, due.member_id)
+        account = self._tables.accounts.get(key)
+        if account is None or account.due_at_ms != due_ms:
+            return
+        settlement = desk.tick(
+            account, ingested_at_ms, rows=self._rows, programs=self._versions(partition, due.program_id), clock_ms=self._now().now_ms,
+            recorded_at_ms=self._clock_ms(),
+        )  # fmt: skip
+        self._store(key, account, settlement)
+        self._send(settlement, None, None, unit)
+
+    def _forget(self, partition: int, cursor: bytes | None, rows_max: int, now: int) -> tuple[bytes | None, int]:
+        """Walk on through the remembered answers and delete those that are too old. Where to go on, and how many were deleted."""
+        rows = self._tables.outcomes.scan(cursor or b"", None, rows_max)
+        aged = 0
+        for key, outcome in rows:
+            versions = self._versions(partition, key.partition(b"/")[0].decode())
+            if versions and not is_remembered(outcome, in_force(versions, now), now):
+                del self._tables.outcomes[key]
+                aged += 1
+        return (rows[-1][0] + b"\0" if len(rows) == rows_max else None), aged
+
+    def _relay(self, one: Input, unit: Unit) -> None:
+        """What another member's partition passes on."""
+        relay: Relay = one.record
+        versions = self._versions(one.partition, relay.program_id)
+        key = member_key(relay.program_id, relay.member_id)
+        if relay.kind is RelayKind.BUDGET_ASK:
+            program = in_force(versions, max(one.timestamp_ms, self._now().now_ms))
+            self._tables.budgets[key], reply = budgets.answer(self._tables.budgets.get(key), relay, program)
+            self._send_relay(reply, unit)
+            return
+        origin = relay.origin
+        topic = self._streams.get(origin.topic)
+        command = None
+        if origin.value is not None and topic is not None:
+            command = self._codec.decode(origin.value, topic.record)
+        received = Received(
+            stream=topics.RELAYS.stream if topic is None else topic.stream,
+            command=command,
+            topic=origin.topic or one.topic,
+            partition=origin.partition if origin.topic else one.partition,
+            offset=origin.offset if origin.topic else one.offset,
+            ingested_at_ms=one.timestamp_ms,
+            correlation_id=origin.correlation_id,
+        )
+        account = self._tables.accounts.get(key)
+        settlement = desk.receive(
+            account, relay, received, rows=self._rows, programs=versions, clock_ms=self._now().now_ms, recorded_at_ms=self._clock_ms()
+        )
+        self._store(key, account, settlement)
+        metrics.RELAYS.labels(relay.kind.value).inc()
+        self._send(settlement, origin.value, received, unit)
 
     def _park(self, one: Input, received: Received, settlement: Settlement, unit: Unit) -> None:
         """Keep the command of a member who is not enrolled, as it came."""
@@ -165,9 +319,9 @@ class KeepAccounts:
             value=one.value or b"",
         )
         self._tables.waiting[key] = WaitingCommands(commands=(*commands, parked))
-        self._send(settlement, unit)
+        self._send(settlement, one.value, received, unit)
 
-    def _release(self, key: bytes, unit: Unit) -> None:
+    def _release(self, partition: int, key: bytes, unit: Unit) -> None:
         """Decide what waited for this enrolment, in the order of arrival."""
         row = self._tables.waiting.get(key)
         if row is None:
@@ -175,9 +329,10 @@ class KeepAccounts:
         del self._tables.waiting[key]
         for parked in row.commands:
             topic = self._streams[parked.topic]
+            command = self._codec.decode(parked.value, topic.record)
             received = Received(
                 stream=topic.stream,
-                command=self._codec.decode(parked.value, topic.record),
+                command=command,
                 topic=parked.topic,
                 partition=parked.partition,
                 offset=parked.offset,
@@ -185,20 +340,31 @@ class KeepAccounts:
                 correlation_id=parked.correlation_id,
                 released=True,
             )
-            self._send(self._settle(received, unit), unit)
+            self._send(self._settle(partition, command, received), parked.value, received, unit)
 
-    def _send(self, settlement: Settlement, unit: Unit) -> None:
-        audit, encode = settlement.audit, self._codec.encode
-        key = member_key(audit.program_id, audit.member_id)
-        headers = {"correlation_id": audit.correlation_id.encode()} if audit.correlation_id else None
+    def _send(self, settlement: Settlement, value: bytes | None, received: Received | None, unit: Unit) -> None:
+        """`value` is the record that was decided, for relays that carry it."""
+        for relay in settlement.relays:
+            if relay.kind in RELAYED_COMMANDS and relay.origin.value is None and received is not None:
+                place = replace(relay.origin, topic=received.topic, partition=received.partition, offset=received.offset, value=value)
+                relay = replace(relay, origin=place)
+            self._send_relay(relay, unit)
+        encode = self._codec.encode
+        audits = () if settlement.audit is None else (settlement.audit,)
         for topic, records in (
             (self._events, settlement.events),
             (self._entries, settlement.entries),
             (self._profiles, settlement.profiles),
-            (self._audit, (audit,)),
+            (self._audit, audits),
         ):
             for record in records:
-                unit.send(topic, key, encode(record), headers)
+                correlation_id = record.correlation_id
+                headers = {"correlation_id": correlation_id.encode()} if correlation_id else None
+                unit.send(topic, member_key(record.program_id, record.member_id), encode(record), headers)
+
+    def _send_relay(self, relay: Relay, unit: Unit) -> None:
+        key = member_key(relay.program_id, relay.member_id)
+        unit.send(self._relays, key, self._codec.encode(relay), partition=self._partition_of(key))
 
     def _send_dead_letter(self, one: Input, stage: DeadLetterStage, reason: str, detail: str, unit: Unit) -> None:
         letter = self._dead_letter(one, stage, reason, detail)
@@ -210,7 +376,7 @@ class KeepAccounts:
         log.warning(
             "record.dead_lettered",
             extra={"stage": stage.value, "reason": reason, "detail": detail, "dead_letter_id": identifier,
-                   "command_id": command_id(one.record) if one.record is not None else None},
+                   "command_id": command_id(one.record) if isinstance(one.record, Command) else None},
         )  # fmt: skip
         letter = DeadLetter(
             dead_letter_id=identifier,
@@ -243,9 +409,8 @@ def _decision_seconds(stream: str) -> Any:
     return metrics.DECISION_SECONDS.labels(stream)
 
 
-def _decision_fields(received: Received, settlement: Settlement) -> dict[str, object]:
+def _decision_fields(received: Received, audit: SyncAudit) -> dict[str, object]:
     """One decision as a wide log line; the audit record says the same, and more."""
-    audit = settlement.audit
     return {
         "stream": received.stream,
         "command_id": audit.command_id,

@@ -1,32 +1,33 @@
 """account, fact -> account: the one place where the state of a member changes."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-from schemas.records import Account, MemberStatus
+from schemas.records import Account, Lot, MemberStatus, OfferUse, OpenVoucher, QualifyingBucket
 from streams.domain.facts import (
+    AVAILABLE,
+    DEBT,
+    HELD,
+    PENDING,
     Fact,
+    MemberAbsorbed,
     MemberEnrolled,
+    MemberErased,
+    MemberMerged,
     OfferActivated,
     PointsMoved,
+    PoolChanged,
     ProfileChanged,
     ProfileVersioned,
+    QualifyingCounted,
+    RulesUsed,
     SourceVersionApplied,
     StatusChanged,
+    StatusScheduled,
     TierChanged,
+    TierRetained,
+    VoucherClosed,
+    VoucherIssued,
 )
-
-Step = tuple[Fact, Account]
-"""A fact and the account after it."""
-
-
-def walk(account: Account | None, facts: Iterable[Fact]) -> list[Step]:
-    """Every fact with the account after it, in order."""
-    steps: list[Step] = []
-    for fact in facts:
-        account = evolve(account, fact)
-        steps.append((fact, account))
-    return steps
 
 
 def evolve(account: Account | None, fact: Fact) -> Account:
@@ -35,32 +36,94 @@ def evolve(account: Account | None, fact: Fact) -> Account:
         if not isinstance(fact, MemberEnrolled):
             raise ValueError(f"{type(fact).__name__} about a member who is not enrolled")
         return _begin(fact)
+    sequence = account.event_sequence + 1
     match fact:
         case PointsMoved():
             return replace(
                 account,
-                available_points=account.available_points + fact.points_delta,
-                # Counted by earns and their reversals alone it cannot fall below 0; a reader may rely on it.
-                qualifying_points=max(0, account.qualifying_points + fact.qualifying_delta),
-                event_sequence=account.event_sequence + 1,
+                available_points=account.available_points + fact.delta_of(AVAILABLE),
+                pending_points=account.pending_points + fact.delta_of(PENDING),
+                held_points=account.held_points + fact.delta_of(HELD),
+                debt_points=account.debt_points - fact.delta_of(DEBT),
+                lots=fact.lots,
+                holds=fact.holds,
+                event_sequence=sequence,
                 entry_sequence=account.entry_sequence + len(fact.postings),
+                entry_hash=fact.entry_hash or account.entry_hash,
+                last_activity_at_ms=_latest(account.last_activity_at_ms, fact.activity_at_ms),
             )
+        case QualifyingCounted():
+            return replace(account, qualifying=fact.buckets, qualifying_points=fact.points)
+        case RulesUsed():
+            return replace(account, rule_uses=fact.rule_uses, offer_uses=fact.offer_uses)
         case SourceVersionApplied():
             versions = {**account.source_versions, fact.source_system: fact.version}
             return replace(account, source_versions=dict(sorted(versions.items())))
         case ProfileVersioned():
             return replace(account, profile_version=account.profile_version + 1)
         case TierChanged():
-            account = replace(account, tier=fact.tier)
+            return replace(account, tier=fact.tier, tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
+        case TierRetained():
+            return replace(account, tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
+        case VoucherIssued():
+            issued = OpenVoucher(voucher_code=fact.voucher_code, reward_code=fact.reward_code, expires_at_ms=fact.expires_at_ms)
+            return replace(account, vouchers=(*account.vouchers, issued), event_sequence=sequence)
+        case VoucherClosed():
+            left = tuple(voucher for voucher in account.vouchers if voucher.voucher_code != fact.voucher.voucher_code)
+            return replace(account, vouchers=left, event_sequence=sequence)
         case OfferActivated():
-            account = replace(account, active_offers=tuple(sorted((*account.active_offers, fact.offer_id))))
+            offers = tuple(sorted({*account.active_offers, fact.offer_id}))
+            return replace(account, active_offers=offers, offer_uses=fact.offer_uses, event_sequence=sequence)
         case ProfileChanged():
-            account = replace(account, attributes=fact.attributes, segments=fact.segments)
+            return replace(account, attributes=fact.attributes, segments=fact.segments, event_sequence=sequence)
         case StatusChanged():
-            account = replace(account, status=fact.status, status_reason=fact.reason)
+            return replace(
+                account, status=fact.status, status_reason=fact.reason, event_sequence=sequence,
+                scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None,
+            )  # fmt: skip
+        case StatusScheduled():
+            return replace(
+                account, scheduled_status=fact.status, scheduled_at_ms=fact.at_ms, scheduled_reason=fact.reason, event_sequence=sequence
+            )
+        case MemberMerged():
+            return replace(
+                account, status=fact.status, merged_into=fact.into, vouchers=fact.vouchers, event_sequence=sequence,
+                scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None,
+                tier_valid_until_ms=fact.tier_valid_until_ms,
+            )  # fmt: skip
+        case MemberAbsorbed():
+            return replace(
+                account, vouchers=fact.vouchers, offer_uses=fact.offer_uses, active_offers=fact.active_offers,
+                moved_from=tuple(sorted({*account.moved_from, fact.source})), event_sequence=sequence,
+            )  # fmt: skip
+        case MemberErased():
+            return replace(
+                account, status=MemberStatus.ERASED, status_reason=None, attributes={}, segments=(), source_versions={},
+                scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None, pool_member_id=None, event_sequence=sequence,
+            )  # fmt: skip
+        case PoolChanged():
+            return replace(account, pool_member_id=fact.pool_member_id, event_sequence=sequence)
         case _:
-            pass  # VoucherIssued and CommandRefused: the event alone.
-    return replace(account, event_sequence=account.event_sequence + 1)
+            return replace(account, event_sequence=sequence)  # CommandRefused: the event alone.
+
+
+def brought_up(account: Account | None) -> Account | None:
+    """An account from before there were lots: its points become one that does not expire."""
+    if account is None or account.clock_ms or account.lots or account.qualifying:
+        return account
+    lots: tuple[Lot, ...] = ()
+    if account.available_points > 0:
+        points = account.available_points
+        lots = (Lot(lot_id="opening-balance", points=points, remaining=points, earned_at_ms=account.enrolled_at_ms),)
+    buckets = (QualifyingBucket(starts_at_ms=0, points=account.qualifying_points),) if account.qualifying_points else ()
+    uses = tuple(OfferUse(offer_id=offer_id, period_starts_at_ms=0) for offer_id in account.active_offers)
+    return replace(account, lots=lots, qualifying=buckets, offer_uses=uses)
+
+
+def _latest(one_ms: int | None, other_ms: int | None) -> int | None:
+    if one_ms is None or other_ms is None:
+        return one_ms if other_ms is None else other_ms
+    return max(one_ms, other_ms)
 
 
 def _begin(fact: MemberEnrolled) -> Account:

@@ -1,135 +1,428 @@
-"""received command -> settlement: the one door to the domain. `settle` is a pure function; the agents call it and store what it returns.
+"""received record -> settlement: the one door to the domain. `settle` is a pure function; the agents call it and store what it returns.
 
-Everything that is stored depends on the command and on ingested_at_ms alone, so that replaying the log gives the same bytes.
-recorded_at_ms, the worker's clock, goes into outbound records only.
+Everything that is stored depends on the record and on the log's time alone, so that replaying the log gives the same bytes. recorded_at_ms,
+the worker's clock, goes into outbound records only.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from schemas.contract import Command, command_id
 from schemas.records import (
     Account,
     CommandResult,
     Enrolment,
     LedgerEntry,
+    LotPart,
     LoyaltyEvent,
+    MemberOperation,
+    MemberOperationKind,
     MemberProfile,
+    MemberStatus,
     OfferActivation,
     Outcome,
     ProfileChange,
+    Relay,
+    RelayKind,
     SyncAudit,
     Transaction,
+    Voucher,
 )
-from streams.domain import ledger, offers, outbound, profiles
-from streams.domain.accounts import walk
-from streams.domain.facts import CommandRefused, Decision, PointsMoved, VoucherIssued
+from streams.domain import ledger, membership, offers, outbound, profiles, tiers, timers
+from streams.domain.accounts import brought_up
+from streams.domain.book import Book, Cause, Received, is_remembered
+from streams.domain.facts import CommandRefused, VoucherIssued
 from streams.domain.identity import outcome_key, payload_hash, transaction_key
-from streams.domain.outbound import Received
+from streams.domain.lots import POINTS_LIMIT, total_points
 from streams.domain.program import Program
-from streams.domain.refusals import ID_REUSED
+from streams.domain.refusals import ID_REUSED, Refusal
+from streams.domain.relays import cause_of, origin_of
 
-__all__ = ["Received", "Settlement", "decide", "outcome_key", "payload_hash", "settle", "transaction_key"]
+__all__ = ["Received", "Settlement", "outcome_key", "payload_hash", "receive", "settle", "tick", "transaction_key"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What the domain may look up beside the account: rows of the member's tables, by their keys."""
+
+    outcomes: Mapping[bytes, Outcome]
+    vouchers: Mapping[bytes, Voucher]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """All that follows from one command."""
+    """All that follows from one record."""
 
     account: Account | None
     """State after it; None: the member is not enrolled, the command waits."""
-    outcome: Outcome | None
-    """To be remembered under outcome_key(...); None when replayed, CONFLICT or WAITING: then there is nothing to remember."""
-    original: Outcome | None = None
-    """Reverse: to be stored under the transaction_key of the transaction that was taken back."""
+    outcomes: Mapping[bytes, Outcome]
+    """Rows of the outcomes table that are new or changed, by their keys."""
+    vouchers: Mapping[bytes, Voucher]
+    """Rows of the vouchers table that are new or changed."""
+    relays: tuple[Relay, ...] = ()
+    """For other members' partitions, or for the counter of a budget."""
     events: tuple[LoyaltyEvent, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
     profiles: tuple[MemberProfile, ...] = ()
-    audit: SyncAudit
+    audit: SyncAudit | None
+    """None: for ticks, and while the budget of an offer is asked; the answer will have one."""
 
 
 def settle(
     account: Account | None,
     received: Received,
     *,
-    remembered: Outcome | None,
-    original: Outcome | None,
-    program: Program,
+    rows: Rows,
+    programs: Sequence[Program],
+    clock_ms: int,
     recorded_at_ms: int,
 ) -> Settlement:
-    """`remembered` is the outcome stored under the command's own key, `original` the one stored for the transaction a REVERSE names.
+    """Decide a command. `programs` are the versions of its programme, `clock_ms` is the log's time as the ticks tell it.
 
     A repetition gets the first answer again and changes nothing; so does a refused one, even if it would be accepted by now. The
-    command keeps the contract's rules (schemas.contract.problems), and `program` is that of the command.
+    command keeps the contract's rules (schemas.contract.problems).
     """
-    digest = payload_hash(received.command)
-    if remembered is not None:
-        return _repeated(account, received, digest, remembered, recorded_at_ms)
-    if account is None and not isinstance(received.command, Enrolment):
-        audit = outbound.audit(received, digest, CommandResult.WAITING, None, recorded_at_ms)
-        return Settlement(account=None, outcome=None, audit=audit)
-    decision = decide(account, received.command, original=original, program=program)
-    steps = walk(account, decision.facts)
-    after = steps[-1][1] if steps else account
-    assert after is not None, "an enrolment makes the account"
-    outcome = _outcome(decision, received, after, digest)
-    return Settlement(
-        account=after,
-        outcome=outcome,
-        original=decision.original,
-        events=outbound.events(steps, received, recorded_at_ms),
-        entries=outbound.entries(steps, received, recorded_at_ms),
-        profiles=outbound.profiles(steps, received, recorded_at_ms),
-        audit=outbound.audit(received, digest, decision.result, outcome, recorded_at_ms, changes=outbound.changes_between(account, after)),
-    )
-
-
-def decide(
-    account: Account | None,
-    command: Enrolment | Transaction | ProfileChange | OfferActivation,
-    *,
-    original: Outcome | None,
-    program: Program,
-) -> Decision:
-    """The answer to a command that was not decided before. Only an enrolment can do without an account."""
-    if isinstance(command, Enrolment):
-        return profiles.decide_enrolment(account, command, program)
-    if account is None:
-        raise ValueError("the member is not enrolled: the command has to wait")
-    if isinstance(command, Transaction):
-        return ledger.decide(account, command, original=original, program=program)
-    if isinstance(command, ProfileChange):
-        return profiles.decide_change(account, command)
-    return offers.decide_activation(account, command, program)
-
-
-def _repeated(account: Account | None, received: Received, digest: str, remembered: Outcome, recorded_at_ms: int) -> Settlement:
-    """The id was decided before: the same content gets the same answer, other content is a conflict. Neither changes anything."""
-    if digest == remembered.payload_hash:
-        audit = outbound.audit(received, digest, remembered.result, remembered, recorded_at_ms, replayed=True)
-    else:
-        audit = outbound.audit(received, digest, CommandResult.CONFLICT, None, recorded_at_ms, reason=ID_REUSED)
-    return Settlement(account=account, outcome=None, audit=audit)
-
-
-def _outcome(decision: Decision, received: Received, after: Account, digest: str) -> Outcome:
-    reason = voucher_code = None
-    points_delta = 0
-    for fact in decision.facts:
-        if isinstance(fact, PointsMoved):
-            points_delta = fact.points_delta
-        elif isinstance(fact, CommandRefused):
-            reason = fact.refusal.value
-        elif isinstance(fact, VoucherIssued):
-            voucher_code = fact.voucher_code
     command = received.command
-    return Outcome(
+    assert command is not None, "a command is settled"
+    account = brought_up(account)
+    now_ms = max(received.ingested_at_ms, clock_ms, account.clock_ms if account is not None else 0)
+    cause = _cause(received, command)
+    book = Book(
+        account, cause, command, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
+    )
+    own_key = outcome_key(command.program_id, command.member_id, command)
+    digest = payload_hash(command)
+    remembered = rows.outcomes.get(own_key)
+    if remembered is not None and is_remembered(remembered, book.program, now_ms):
+        return _repeated(account, received, command, digest, remembered, recorded_at_ms)
+    if account is None and not isinstance(command, Enrolment):
+        audit = outbound.audit(received, command, digest, CommandResult.WAITING, None, recorded_at_ms)
+        return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
+    if account is not None and account.merged_into is not None and not isinstance(command, Enrolment) and not _is_erasure(command):
+        return _forwarded(book, account, received, command)
+    if account is not None:
+        timers.advance(book, now_ms)
+        tiers.roll(book)
+    own_from = len(book.steps)
+    effect = ledger.Effect()
+    answer = _decide(book, command, effect)
+    return _settled(book, received, command, digest, own_key, answer, effect, own_from, recorded_at_ms, before=account)
+
+
+def _settled(
+    book: Book,
+    received: Received,
+    command: Command,
+    digest: str,
+    own_key: bytes,
+    answer: Refusal | CommandResult | None,
+    effect: ledger.Effect,
+    own_from: int,
+    recorded_at_ms: int,
+    *,
+    before: Account | None,
+) -> Settlement:
+    """What follows from a decision."""
+    result, reason = CommandResult.APPLIED, None
+    if isinstance(answer, CommandResult):
+        result = answer
+    elif answer is not None:
+        result, reason = CommandResult.REFUSED, answer.value
+        book.record(CommandRefused(refusal=answer))
+    is_asked = any(relay.kind is RelayKind.BUDGET_ASK for relay in book.relays)
+    voucher_code = next((step.fact.voucher_code for step in book.steps[own_from:] if isinstance(step.fact, VoucherIssued)), None)
+    after = book.account
+    outcome = Outcome(
         payload_hash=digest,
-        result=decision.result,
+        result=CommandResult.WAITING if is_asked else result,
         reason=reason,
         transaction_kind=command.kind if isinstance(command, Transaction) else None,
-        points_delta=points_delta,
+        points_delta=effect.points_delta,
         sequence=after.event_sequence,
         available_points=after.available_points,
         tier=after.tier,
         voucher_code=voucher_code,
-        ingested_at_ms=received.ingested_at_ms,
+        ingested_at_ms=book.now_ms,
+        lot=book.closed_lots.pop(command_id(command), None),
+        parts=tuple(effect.parts),
+        counter_account=effect.counter_account,
+        to_member_id=command.to_member_id if isinstance(command, Transaction) else None,
+        request=b"" if is_asked else None,
     )
+    book.outcomes[own_key] = outcome
+    # What has come too late for its own expiry, or ends at once, does not wait for the next record.
+    book.touch(due_at_ms=timers.next_due_ms(after))
+    timers.advance(book, book.now_ms)
+    audit = None
+    if not is_asked:
+        changes = outbound.changes_between(before, book.account)
+        audit = outbound.audit(received, command, digest, result, outcome, recorded_at_ms, changes=changes)
+    return _close(book, audit, recorded_at_ms, before)
+
+
+def _close(book: Book, audit: SyncAudit | None, recorded_at_ms: int, before: Account | None) -> Settlement:
+    """The book's account with its times, and everything that was written."""
+    due_ms = timers.next_due_ms(book.account)
+    indexed_ms = before.due_at_ms if before is not None else None
+    # A time that is too early costs one vain look; moving it with every command would cost a row each.
+    if indexed_ms is None or indexed_ms <= book.now_ms or (due_ms is not None and due_ms < indexed_ms):
+        indexed_ms = None if due_ms is None else max(due_ms, book.now_ms + 1)
+    book.touch(clock_ms=max(book.now_ms, book.account.clock_ms), due_at_ms=indexed_ms)
+    return Settlement(
+        account=book.account,
+        outcomes=book.outcomes,
+        vouchers=book.vouchers,
+        relays=tuple(book.relays),
+        events=outbound.events(book.steps, recorded_at_ms),
+        entries=tuple(book.entries),
+        profiles=outbound.profiles(book.steps, recorded_at_ms),
+        audit=audit,
+    )
+
+
+def _decide(book: Book, command: Command, effect: ledger.Effect) -> Refusal | CommandResult | None:
+    """The answer to a command that was not decided before: None if it is applied. Only an enrolment can do without an account."""
+    if book.opened is not None and book.opened.status is MemberStatus.ERASED:
+        return Refusal.MEMBER_ERASED
+    if isinstance(command, Enrolment):
+        return profiles.decide_enrolment(book, command)
+    if isinstance(command, Transaction):
+        return ledger.decide(book, command, effect)
+    if isinstance(command, ProfileChange):
+        return profiles.decide_change(book, command)
+    if isinstance(command, OfferActivation):
+        return offers.decide_activation(book, command)
+    return membership.decide(book, command)
+
+
+def _is_erasure(command: Command) -> bool:
+    """Whether it concerns the member's own record, wherever the points are."""
+    return isinstance(command, MemberOperation) and command.kind is MemberOperationKind.ERASE
+
+
+def _repeated(
+    account: Account | None, received: Received, command: Command, digest: str, remembered: Outcome, recorded_at_ms: int
+) -> Settlement:
+    """The id was decided before: the same content gets the same answer, other content is a conflict. Neither changes anything."""
+    if digest == remembered.payload_hash:
+        audit = outbound.audit(received, command, digest, remembered.result, remembered, recorded_at_ms, replayed=True)
+    else:
+        audit = outbound.audit(received, command, digest, CommandResult.CONFLICT, None, recorded_at_ms, reason=ID_REUSED)
+    return Settlement(account=account, outcomes={}, vouchers={}, audit=audit)
+
+
+def _forwarded(book: Book, account: Account, received: Received, command: Command) -> Settlement:
+    """The member was merged: whoever took over decides. What is remembered of a transaction that the command names goes along."""
+    original = None
+    if isinstance(command, Transaction):
+        named = command.reverses_transaction_id or command.related_transaction_id
+        original = book.outcome(named) if named else None
+    relay = Relay(
+        program_id=account.program_id,
+        member_id=account.merged_into or "",
+        relay_id=f"fwd_{received.topic}-{received.partition}-{received.offset}",
+        kind=RelayKind.FORWARD,
+        from_member_id=account.member_id,
+        original=original,
+        origin=origin_of(book.cause, topic=received.topic, partition=received.partition, offset=received.offset),
+    )
+    return Settlement(account=account, outcomes={}, vouchers={}, relays=(relay,), audit=None)
+
+
+def _cause(received: Received, command: Command) -> Cause:
+    return Cause(
+        command_id=command_id(command),
+        stream=received.stream,
+        source_system=command.source_system,
+        reason=outbound.reason_of(command),
+        occurred_at_ms=command.occurred_at_ms,
+        ingested_at_ms=received.ingested_at_ms,
+        correlation_id=received.correlation_id,
+    )
+
+
+def tick(
+    account: Account, ingested_at_ms: int, *, rows: Rows, programs: Sequence[Program], clock_ms: int, recorded_at_ms: int
+) -> Settlement:
+    """Let happen what is due to a member until the log's time."""
+    opened = brought_up(account)
+    assert opened is not None
+    now_ms = max(ingested_at_ms, clock_ms, opened.clock_ms)
+    cause = Cause(
+        command_id="", stream="ticks", source_system="", reason=None, occurred_at_ms=now_ms, ingested_at_ms=ingested_at_ms, correlation_id=None
+    )
+    book = Book(
+        opened, cause, None, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
+    )
+    timers.advance(book, now_ms)
+    return _close(book, None, recorded_at_ms, opened)
+
+
+def receive(
+    account: Account | None,
+    relay: Relay,
+    received: Received,
+    *,
+    rows: Rows,
+    programs: Sequence[Program],
+    clock_ms: int,
+    recorded_at_ms: int,
+) -> Settlement:
+    """Take what another member's partition passes on. `received.command` is the command of a FORWARD or of a BUDGET_ANSWER, as it was.
+
+    What cannot be taken goes back to where it came from: it is never dropped.
+    """
+    account = brought_up(account)
+    now_ms = max(received.ingested_at_ms, clock_ms, account.clock_ms if account is not None else 0)
+    key = transaction_key(relay.program_id, relay.member_id, "\x00" + relay.relay_id)
+    if key in rows.outcomes:
+        return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
+    if account is not None and account.merged_into is not None and relay.kind is not RelayKind.MERGE_BACK:
+        return _passed_on(account, relay)
+    if relay.kind is RelayKind.FORWARD:
+        return _decide_forwarded(account, relay, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
+    back = relay.kind in (RelayKind.TRANSFER_BACK, RelayKind.MERGE_BACK)
+    if account is None or (account.status is MemberStatus.ERASED and not back):
+        return _returned(account, relay)
+    cause = cause_of(relay, received.stream, received.ingested_at_ms)
+    book = Book(
+        account, cause, None, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
+    )
+    if relay.kind is RelayKind.BUDGET_ANSWER:
+        return _answered(book, relay, received, account, recorded_at_ms)
+    timers.advance(book, now_ms)
+    tiers.roll(book)
+    match relay.kind:
+        case RelayKind.TRANSFER_IN | RelayKind.TRANSFER_BACK:
+            if not back and total_points(book.account) + sum(lot.remaining for lot in relay.lots) > POINTS_LIMIT:
+                return _returned(account, relay)
+            ledger.receive(book, relay)
+        case RelayKind.MERGE_IN:
+            if relay.from_member_id == account.member_id or not membership.fits(book, relay):
+                return _returned(account, relay)
+            membership.absorb(book, relay)
+        case RelayKind.MERGE_BACK:
+            membership.restore(book, relay)
+        case _:
+            raise ValueError(f"a relay {relay.kind} is not for members")
+    book.outcomes[key] = Outcome(
+        payload_hash="", result=CommandResult.APPLIED, sequence=book.account.event_sequence, available_points=book.account.available_points,
+        tier=book.account.tier, ingested_at_ms=now_ms,
+    )  # fmt: skip
+    book.touch(due_at_ms=timers.next_due_ms(book.account))
+    timers.advance(book, now_ms)
+    return _close(book, None, recorded_at_ms, account)
+
+
+def _passed_on(account: Account, relay: Relay) -> Settlement:
+    """The addressee was merged: on to whoever took over. A way that leads back to a member it came through is a circle."""
+    assert account.merged_into is not None
+    if account.member_id in relay.path or relay.from_member_id == account.member_id:
+        # Two members were merged into each other at once. This one's own points come back, and it is itself again.
+        if relay.kind is RelayKind.MERGE_IN and relay.from_member_id == account.member_id:
+            return _sent(account, replace(relay, member_id=account.member_id, kind=RelayKind.MERGE_BACK, path=()))
+        return _returned(account, relay)
+    return _sent(account, replace(relay, member_id=account.merged_into, path=(*relay.path, account.member_id)))
+
+
+def _returned(account: Account | None, relay: Relay) -> Settlement:
+    """Back to where it came from."""
+    back = {RelayKind.TRANSFER_IN: RelayKind.TRANSFER_BACK, RelayKind.MERGE_IN: RelayKind.MERGE_BACK}.get(relay.kind, relay.kind)
+    if back is relay.kind:  # A budget's answer for somebody who is not there any more: the reservation is spent.
+        return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
+    # A merge's way back tells whose account it carries, a transfer's who did not take the points.
+    sender = relay.member_id if back is RelayKind.TRANSFER_BACK else relay.from_member_id
+    return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))
+
+
+def _sent(account: Account | None, relay: Relay) -> Settlement:
+    return Settlement(account=account, outcomes={}, vouchers={}, relays=(relay,), audit=None)
+
+
+def _answered(book: Book, relay: Relay, received: Received, before: Account, recorded_at_ms: int) -> Settlement:
+    """The budget has answered an activation."""
+    command = received.command
+    assert isinstance(command, OfferActivation), "a budget's answer carries the activation"
+    account = book.account
+    if command.member_id != account.member_id:  # Who asked was merged into this member meanwhile.
+        command = _under_name(command, account.member_id, command.member_id)
+        assert isinstance(command, OfferActivation)
+    own_key = outcome_key(command.program_id, command.member_id, command)
+    timers.advance(book, book.now_ms)
+    book.resume(_cause(received, command), command, book.now_ms)
+    own_from = len(book.steps)
+    answer = offers.decide_answer(book, command, granted=bool(relay.granted))
+    digest = payload_hash(command)
+    return _settled(book, received, command, digest, own_key, answer, ledger.Effect(), own_from, recorded_at_ms, before=before)
+
+
+def _decide_forwarded(
+    account: Account | None,
+    relay: Relay,
+    received: Received,
+    *,
+    rows: Rows,
+    programs: Sequence[Program],
+    clock_ms: int,
+    recorded_at_ms: int,
+) -> Settlement:
+    """A command that was sent to a member who was merged into this one.
+
+    Its ids are told apart from this member's own by the name of the one it was sent to. Nobody here: it goes back, and if that one is
+    itself again, it is decided there.
+    """
+    command = received.command
+    assert command is not None, "a forwarded command is carried along"
+    source = relay.from_member_id
+    if account is None:
+        return _sent(None, replace(relay, member_id=source, path=(*relay.path, relay.member_id)))
+    if account.member_id == source:
+        return settle(account, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
+    known: Mapping[bytes, Outcome] = rows.outcomes
+    if relay.original is not None and isinstance(command, Transaction):
+        named = command.reverses_transaction_id or command.related_transaction_id or ""
+        key = transaction_key(account.program_id, account.member_id, membership.moved_id(source, named))
+        if known.get(key) is None:
+            known = _With(known, key, _renamed(relay.original, source))
+    named_command = _under_name(command, account.member_id, source)
+    forwarded = replace(received, command=named_command)
+    return settle(
+        account, forwarded, rows=Rows(outcomes=known, vouchers=rows.vouchers), programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms
+    )
+
+
+class _With(Mapping[bytes, Outcome]):
+    """A table with one row more."""
+
+    def __init__(self, rows: Mapping[bytes, Outcome], key: bytes, row: Outcome) -> None:
+        self._rows, self._key, self._row = rows, key, row
+
+    def get(self, key: bytes, default: Outcome | None = None) -> Outcome | None:  # type: ignore[override]
+        return self._row if key == self._key else self._rows.get(key, default)
+
+    def __getitem__(self, key: bytes) -> Outcome:
+        return self._row if key == self._key else self._rows[key]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        raise TypeError("rows are looked up, not walked")
+
+    def __len__(self) -> int:
+        raise TypeError("rows are looked up, not counted")
+
+
+def _renamed(original: Outcome, source: str) -> Outcome:
+    lot = original.lot
+    parts: tuple[LotPart, ...] = tuple(replace(part, lot_id=membership.moved_id(source, part.lot_id)) for part in original.parts)
+    return replace(original, parts=parts, lot=None if lot is None else replace(lot, lot_id=membership.moved_id(source, lot.lot_id)))
+
+
+def _under_name(command: Command, member_id: str, source: str) -> Command:
+    def renamed(identifier: str | None) -> str | None:
+        return None if identifier is None else membership.moved_id(source, identifier)
+
+    if isinstance(command, Transaction):
+        return replace(
+            command, member_id=member_id, transaction_id=membership.moved_id(source, command.transaction_id),
+            reverses_transaction_id=renamed(command.reverses_transaction_id), related_transaction_id=renamed(command.related_transaction_id),
+        )  # fmt: skip
+    return replace(command, member_id=member_id, event_id=membership.moved_id(source, command.event_id))

@@ -3,31 +3,88 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.records import CommandResult, EntryKind, MemberStatus, Outcome, ProfileOperation
+from schemas.records import (
+    EntryKind,
+    Hold,
+    Lot,
+    LotPart,
+    MemberStatus,
+    OfferUse,
+    OpenVoucher,
+    ProfileOperation,
+    QualifyingBucket,
+    RuleUse,
+)
 from streams.domain.refusals import Refusal
+
+AVAILABLE, PENDING, HELD, DEBT = "available", "pending", "held", "debt"
+"""The member's own accounts. Debt is below 0: what the member owes."""
+
+ISSUED, REDEEMED, ADJUSTED, EXPIRED, IN_TRANSIT = "issued", "redeemed", "adjusted", "expired", "in_transit"
+"""The programme's accounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
-    """One line of the ledger: `points_delta`, never 0, to the member and the opposite to `counter_account`."""
+    """One line of the journal: `points_delta`, never 0, to `account` and the opposite to `counter_account`."""
 
     kind: EntryKind
     points_delta: int
     counter_account: str
     rule_id: str
+    account: str = AVAILABLE
+    lots: tuple[LotPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointsMoved:
-    """BALANCE_CHANGED: one transaction moved points, by one posting per rule. No posting: a reversal found nothing left to take."""
+    """BALANCE_CHANGED: one command moved points, by one posting per rule. No posting: a reversal found nothing left to take."""
 
     postings: tuple[Posting, ...]
-    qualifying_delta: int = 0
+    lots: tuple[Lot, ...]
+    """All open lots after it."""
+    holds: tuple[Hold, ...]
+    """All open holds after it."""
     shortfall_points: int = 0
+    movement: EntryKind | None = None
+    """Why, where no posting says it."""
+    hold_id: str | None = None
+    expires_at_ms: int | None = None
+    counter_member_id: str | None = None
+    entry_hash: str = ""
+    """Of the last entry."""
+    activity_at_ms: int | None = None
+    """Effective time, when it is an activity that keeps points alive."""
+
+    def delta_of(self, account: str) -> int:
+        """Change of one of the member's accounts."""
+        total = 0
+        for posting in self.postings:
+            if posting.account == account:
+                total += posting.points_delta
+            elif posting.counter_account == account:
+                total -= posting.points_delta
+        return total
 
     @property
     def points_delta(self) -> int:
-        return sum(posting.points_delta for posting in self.postings)
+        return self.delta_of(AVAILABLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualifyingCounted:
+    """No event of its own: the qualifying points by period, and how many of them count now."""
+
+    buckets: tuple[QualifyingBucket, ...]
+    points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulesUsed:
+    """No event: how far the caps of earning rules and of offers are used."""
+
+    rule_uses: tuple[RuleUse, ...]
+    offer_uses: tuple[OfferUse, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +93,14 @@ class TierChanged:
 
     previous_tier: str
     tier: str
+    valid_until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierRetained:
+    """TIER_RETAINED: the tier's period has ended, and it was earned again."""
+
+    valid_until_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +109,15 @@ class VoucherIssued:
 
     reward_code: str
     voucher_code: str
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoucherClosed:
+    """VOUCHER_REDEEMED, VOUCHER_CANCELLED or VOUCHER_EXPIRED."""
+
+    voucher: OpenVoucher
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +125,8 @@ class OfferActivated:
     """OFFER_ACTIVATED."""
 
     offer_id: str
+    offer_uses: tuple[OfferUse, ...] = ()
+    """All of them after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +152,51 @@ class ProfileChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChanged:
-    """ACCOUNT_SUSPENDED or ACCOUNT_REACTIVATED."""
+    """ACCOUNT_SUSPENDED or ACCOUNT_REACTIVATED. What was scheduled before it is off."""
 
     status: MemberStatus
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusScheduled:
+    """STATUS_SCHEDULED: a status that takes effect later, by itself."""
+
+    status: MemberStatus
+    at_ms: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberMerged:
+    """MEMBER_MERGED: the member's points, tier and vouchers are on their way to another; None: they came back."""
+
+    into: str | None
+    status: MemberStatus
+    vouchers: tuple[OpenVoucher, ...]
+    tier_valid_until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberAbsorbed:
+    """MEMBER_MERGED at the one who takes over: vouchers and offers after it."""
+
+    source: str
+    vouchers: tuple[OpenVoucher, ...]
+    offer_uses: tuple[OfferUse, ...]
+    active_offers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberErased:
+    """MEMBER_ERASED: nothing personal is left; the ledger goes on under the member's number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolChanged:
+    """POOL_CHANGED: who receives what this member earns; None: the member again."""
+
+    pool_member_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,24 +223,10 @@ class CommandRefused:
 
 
 Fact = (
-    PointsMoved | TierChanged | VoucherIssued | OfferActivated | MemberEnrolled | ProfileChanged | StatusChanged
+    PointsMoved | QualifyingCounted | RulesUsed | TierChanged | TierRetained | VoucherIssued | VoucherClosed | OfferActivated
+    | MemberEnrolled | ProfileChanged | StatusChanged | StatusScheduled | MemberMerged | MemberAbsorbed | MemberErased | PoolChanged
     | ProfileVersioned | SourceVersionApplied | CommandRefused
 )  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """The answer to one command, and what follows from it, in order."""
-
-    result: CommandResult
-    facts: tuple[Fact, ...] = ()
-    original: Outcome | None = None
-    """Reverse: the outcome of the transaction that was taken back, with what is reversed of it now."""
-
-
-def applied(*facts: Fact, original: Outcome | None = None) -> Decision:
-    return Decision(result=CommandResult.APPLIED, facts=facts, original=original)
-
-
-def refused(refusal: Refusal) -> Decision:
-    return Decision(result=CommandResult.REFUSED, facts=(CommandRefused(refusal=refusal),))
+SILENT = (QualifyingCounted, RulesUsed, ProfileVersioned, SourceVersionApplied)
+"""Facts without an event."""

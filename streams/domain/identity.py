@@ -55,6 +55,25 @@ def entry_id(program_id: str, member_id: str, entry_sequence: int) -> str:
 
 
 def _number_id(program_id: str, member_id: str, number: int) -> str:
-    digest = sha256(SEPARATOR.join((program_id, member_id, str(number))).encode()).digest()
+    return _text_id(SEPARATOR.join((program_id, member_id, str(number))))
+
+
+def _text_id(text: str) -> str:
+    digest = sha256(text.encode()).digest()
     bits = int.from_bytes(digest[:17], "big") >> 6
     return "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -10, -10)])
+
+
+def voucher_key(program_id: str, member_id: str, voucher_code: str) -> bytes:
+    """Key in the vouchers table."""
+    return member_key(program_id, member_id) + f"{SEPARATOR}v:{voucher_code}".encode()
+
+
+def budget_member_id(offer_id: str) -> str:
+    """What stands for a member's id in relays to the counter of an offer's budget: no member's id, for it has a NUL."""
+    return f"{SEPARATOR}offer:{offer_id}"
+
+
+def derived_id(kind: str, program_id: str, member_id: str, command_id: str, number: int = 0) -> str:
+    """Id of something that a command made beside itself: a lot, a relay. `kind` names it: `lot`, `rly`."""
+    return f"{kind}_" + _text_id(SEPARATOR.join((kind, program_id, member_id, command_id, str(number))))

@@ -5,7 +5,6 @@ that follows as TIER_CHANGED. The last event of a command shows the account as i
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from schemas.contract import Command, command_id
@@ -13,11 +12,10 @@ from schemas.records import (
     Account,
     AccountSnapshot,
     AttributeChange,
-    Cause,
     CommandResult,
-    LedgerEntry,
     LoyaltyEvent,
     LoyaltyEventKind,
+    MemberOperation,
     MemberProfile,
     MemberStatus,
     Outcome,
@@ -25,59 +23,42 @@ from schemas.records import (
     SyncAudit,
     Transaction,
 )
-from streams.domain.accounts import Step
+from schemas.records import Cause as EventCause
+from streams.domain.book import Cause, Received, Step
 from streams.domain.facts import (
+    SILENT,
     CommandRefused,
     Fact,
+    MemberAbsorbed,
     MemberEnrolled,
+    MemberErased,
+    MemberMerged,
     OfferActivated,
     PointsMoved,
+    PoolChanged,
     ProfileChanged,
     ProfileVersioned,
-    SourceVersionApplied,
     StatusChanged,
+    StatusScheduled,
     TierChanged,
+    TierRetained,
+    VoucherClosed,
     VoucherIssued,
 )
-from streams.domain.identity import entry_id, event_id
+from streams.domain.identity import event_id
+from streams.domain.lots import PARTS_SHOWN_MAX
 
 UNPERSONAL_ATTRIBUTES = frozenset({"locale", "time_zone"})
 """Attributes whose values the audit shows. All others are masked: what a programme keeps about its members is not for us to judge."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """A command as it came in."""
-
-    stream: str
-    """Inbound stream: enrolments, transactions, profile-changes or offer-activations."""
-    command: Command
-    topic: str
-    partition: int
-    offset: int
-    ingested_at_ms: int
-    correlation_id: str | None
-    released: bool = False
-    """True when it had waited for its member's enrolment and is decided now."""
-
-
-def events(steps: Iterable[Step], received: Received, recorded_at_ms: int) -> tuple[LoyaltyEvent, ...]:
+def events(steps: Iterable[Step], recorded_at_ms: int) -> tuple[LoyaltyEvent, ...]:
     """One event per fact, but for the facts that have none."""
-    command = received.command
-    cause = Cause(
-        command_id=command_id(command),
-        stream=received.stream,
-        source_system=command.source_system,
-        reason=_reason(command),
-    )
-    return tuple(
-        _event(fact, account, cause, received, recorded_at_ms)
-        for fact, account in steps
-        if not isinstance(fact, ProfileVersioned | SourceVersionApplied)
-    )
+    return tuple(_event(step, recorded_at_ms) for step in steps if not isinstance(step.fact, SILENT))
 
 
-def _event(fact: Fact, account: Account, cause: Cause, received: Received, recorded_at_ms: int) -> LoyaltyEvent:
+def _event(step: Step, recorded_at_ms: int) -> LoyaltyEvent:
+    fact, account, cause = step
     event = partial(
         LoyaltyEvent,
         event_id=event_id(account.program_id, account.member_id, account.event_sequence),
@@ -89,22 +70,41 @@ def _event(fact: Fact, account: Account, cause: Cause, received: Received, recor
             tier=account.tier,
             available_points=account.available_points,
             qualifying_points=account.qualifying_points,
+            pending_points=account.pending_points,
+            held_points=account.held_points,
+            debt_points=account.debt_points,
+            tier_valid_until_ms=account.tier_valid_until_ms,
         ),
-        cause=cause,
-        occurred_at_ms=received.command.occurred_at_ms,
-        ingested_at_ms=received.ingested_at_ms,
+        cause=EventCause(command_id=cause.command_id, stream=cause.stream, source_system=cause.source_system, reason=cause.reason),
+        occurred_at_ms=cause.occurred_at_ms,
+        ingested_at_ms=cause.ingested_at_ms,
         recorded_at_ms=recorded_at_ms,
-        correlation_id=received.correlation_id,
+        correlation_id=cause.correlation_id,
     )
+    if isinstance(fact, PointsMoved):
+        return event(
+            kind=LoyaltyEventKind.BALANCE_CHANGED, points_delta=fact.points_delta, shortfall_points=fact.shortfall_points, movement=fact.movement,
+            lots=tuple(part for posting in fact.postings for part in posting.lots)[:PARTS_SHOWN_MAX], hold_id=fact.hold_id,
+            expires_at_ms=fact.expires_at_ms, counter_member_id=fact.counter_member_id,
+        )  # fmt: skip
+    return _other_event(fact, event)
+
+
+def _other_event(fact: Fact, event: "partial[LoyaltyEvent]") -> LoyaltyEvent:
     match fact:
-        case PointsMoved():
-            return event(kind=LoyaltyEventKind.BALANCE_CHANGED, points_delta=fact.points_delta, shortfall_points=fact.shortfall_points)
         case CommandRefused():
             return event(kind=LoyaltyEventKind.COMMAND_REFUSED, refusal=fact.refusal.value)
         case TierChanged():
             return event(kind=LoyaltyEventKind.TIER_CHANGED, previous_tier=fact.previous_tier)
+        case TierRetained():
+            return event(kind=LoyaltyEventKind.TIER_RETAINED)
         case VoucherIssued():
-            return event(kind=LoyaltyEventKind.VOUCHER_ISSUED, reward_code=fact.reward_code, voucher_code=fact.voucher_code)
+            return event(
+                kind=LoyaltyEventKind.VOUCHER_ISSUED, reward_code=fact.reward_code, voucher_code=fact.voucher_code, expires_at_ms=fact.expires_at_ms
+            )
+        case VoucherClosed():
+            kind = LoyaltyEventKind(f"VOUCHER_{fact.state}")
+            return event(kind=kind, reward_code=fact.voucher.reward_code, voucher_code=fact.voucher.voucher_code)
         case OfferActivated():
             return event(kind=LoyaltyEventKind.OFFER_ACTIVATED, offer_id=fact.offer_id)
         case ProfileChanged():
@@ -113,78 +113,49 @@ def _event(fact: Fact, account: Account, cause: Cause, received: Received, recor
             return event(kind=LoyaltyEventKind.ACCOUNT_SUSPENDED)
         case StatusChanged():
             return event(kind=LoyaltyEventKind.ACCOUNT_REACTIVATED)
+        case StatusScheduled():
+            return event(kind=LoyaltyEventKind.STATUS_SCHEDULED, effective_at_ms=fact.at_ms)
         case MemberEnrolled():
             return event(kind=LoyaltyEventKind.MEMBER_ENROLLED)
+        case MemberMerged():
+            return event(kind=LoyaltyEventKind.MEMBER_MERGED, counter_member_id=fact.into)
+        case MemberAbsorbed():
+            return event(kind=LoyaltyEventKind.MEMBER_MERGED, counter_member_id=fact.source)
+        case MemberErased():
+            return event(kind=LoyaltyEventKind.MEMBER_ERASED)
+        case PoolChanged():
+            return event(kind=LoyaltyEventKind.POOL_CHANGED, counter_member_id=fact.pool_member_id)
         case _:
             raise ValueError(f"{type(fact).__name__} has no event")
 
 
-def entries(steps: Iterable[Step], received: Received, recorded_at_ms: int) -> tuple[LedgerEntry, ...]:
-    """One entry per posting, with running balances."""
-    command = received.command
-    if not isinstance(command, Transaction):
-        return ()
-    written: list[LedgerEntry] = []
-    for fact, account in steps:
-        if not isinstance(fact, PointsMoved):
-            continue
-        balance = account.available_points - fact.points_delta
-        number = account.entry_sequence - len(fact.postings)
-        for posting in fact.postings:
-            balance += posting.points_delta
-            number += 1
-            written.append(
-                LedgerEntry(
-                    entry_id=entry_id(account.program_id, account.member_id, number),
-                    program_id=account.program_id,
-                    member_id=account.member_id,
-                    entry_sequence=number,
-                    transaction_id=command.transaction_id,
-                    kind=posting.kind,
-                    points_delta=posting.points_delta,
-                    balance_after=balance,
-                    counter_account=posting.counter_account,
-                    rule_id=posting.rule_id,
-                    reverses_transaction_id=command.reverses_transaction_id,
-                    source_system=command.source_system,
-                    property_id=command.property_id,
-                    category=command.category,
-                    reason=command.reason,
-                    occurred_at_ms=command.occurred_at_ms,
-                    ingested_at_ms=received.ingested_at_ms,
-                    recorded_at_ms=recorded_at_ms,
-                    correlation_id=received.correlation_id,
-                )
-            )
-    return tuple(written)
-
-
-def profiles(steps: Iterable[Step], received: Received, recorded_at_ms: int) -> tuple[MemberProfile, ...]:
+def profiles(steps: Iterable[Step], recorded_at_ms: int) -> tuple[MemberProfile, ...]:
     """The new version of the profile, if there is one."""
-    return tuple(
-        MemberProfile(
-            program_id=account.program_id,
-            member_id=account.member_id,
-            version=account.profile_version,
-            operation=fact.operation,
-            attributes=account.attributes,
-            segments=account.segments,
-            status=account.status,
-            tier=account.tier,
-            changed=fact.changed,
-            source_system=received.command.source_system,
-            valid_from_ms=received.command.occurred_at_ms,
-            ingested_at_ms=received.ingested_at_ms,
-            recorded_at_ms=recorded_at_ms,
-            correlation_id=received.correlation_id,
-        )
-        for fact, account in steps
-        if isinstance(fact, ProfileVersioned)
+    return tuple(_profile(step.fact, step.account, step.cause, recorded_at_ms) for step in steps if isinstance(step.fact, ProfileVersioned))
+
+
+def _profile(fact: ProfileVersioned, account: Account, cause: Cause, recorded_at_ms: int) -> MemberProfile:
+    return MemberProfile(
+        program_id=account.program_id,
+        member_id=account.member_id,
+        version=account.profile_version,
+        operation=fact.operation,
+        attributes=account.attributes,
+        segments=account.segments,
+        status=account.status,
+        tier=account.tier,
+        changed=fact.changed,
+        source_system=cause.source_system,
+        valid_from_ms=cause.occurred_at_ms,
+        ingested_at_ms=cause.ingested_at_ms,
+        recorded_at_ms=recorded_at_ms,
+        correlation_id=cause.correlation_id,
     )
 
 
 def audit(
     received: Received,
+    command: Command,
     payload_hash: str,
     result: CommandResult,
     answer: Outcome | None,
@@ -195,7 +166,6 @@ def audit(
     changes: Sequence[AttributeChange] = (),
 ) -> SyncAudit:
     """The record of what became of the command, whatever that is. `answer` holds its numbers; None: nothing was decided, there are none."""
-    command = received.command
     return SyncAudit(
         audit_id=f"{received.topic}-{received.partition}-{received.offset}{'-released' if received.released else ''}",
         program_id=command.program_id,
@@ -204,7 +174,7 @@ def audit(
         command_id=command_id(command),
         payload_hash=payload_hash,
         source_system=command.source_system,
-        actor=command.actor if isinstance(command, Transaction) else None,
+        actor=command.actor if isinstance(command, Transaction | MemberOperation) else None,
         result=result,
         reason=answer.reason if answer else reason,
         replayed=replayed,
@@ -224,18 +194,28 @@ def audit(
     )
 
 
+NUMBERS_AND_STATES = (
+    "available_points", "pending_points", "held_points", "debt_points", "qualifying_points", "tier", "status", "scheduled_status",
+    "merged_into", "pool_member_id",
+)  # fmt: skip
+
+
 def changes_between(before: Account | None, after: Account) -> list[AttributeChange]:
     """What an audit record tells about a change: numbers and states in full, profile values masked, segments only counted."""
     changes = []
-    for name in ("available_points", "qualifying_points", "tier", "status"):
+    for name in NUMBERS_AND_STATES:
         old, new = getattr(before, name, None), getattr(after, name)
         if old != new and (old is not None or new != 0):
-            changes.append(AttributeChange(attribute=name, before=None if old is None else str(old), after=str(new)))
+            changes.append(AttributeChange(attribute=name, before=_text(old), after=_text(new)))
     old_offers = before.active_offers if before else ()
     if old_offers != after.active_offers:
         old_ids, new_ids = ", ".join(old_offers), ", ".join(after.active_offers)
         changes.append(AttributeChange(attribute="active_offers", before=old_ids or None, after=new_ids or None))
     return changes + _profile_changes(before, after)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _profile_changes(before: Account | None, after: Account) -> list[AttributeChange]:
@@ -260,7 +240,8 @@ def masked(name: str, value: str | None) -> str | None:
     return (value[0] if len(value) > 1 else "") + "***"
 
 
-def _reason(command: Command) -> str | None:
-    if isinstance(command, Transaction):
+def reason_of(command: Command) -> str | None:
+    """Why the command was sent, in its sender's words."""
+    if isinstance(command, Transaction | MemberOperation):
         return command.reason
     return command.status_reason if isinstance(command, ProfileChange) else None

@@ -4,62 +4,74 @@ from collections.abc import Iterable, Mapping
 
 from schemas.contract import ATTRIBUTES_MAX
 from schemas.records import Account, CommandResult, Enrolment, ProfileChange, ProfileOperation
+from streams.domain.book import Book
 from streams.domain.facts import (
-    Decision,
-    Fact,
     MemberEnrolled,
     ProfileChanged,
     ProfileVersioned,
     SourceVersionApplied,
     StatusChanged,
-    applied,
-    refused,
+    StatusScheduled,
 )
-from streams.domain.program import Program
 from streams.domain.refusals import Refusal
 from streams.domain.tiers import tier_for
 
 SOURCE_SYSTEMS_MAX = 64  # Per member. With ATTRIBUTES_MAX it keeps an account well below Kafka's limit of 1 MB per record.
 
 
-def decide_enrolment(account: Account | None, command: Enrolment, program: Program) -> Decision:
-    if account is not None:
-        return refused(Refusal.MEMBER_ALREADY_ENROLLED)
+def decide_enrolment(book: Book, command: Enrolment) -> Refusal | None:
+    if book.opened is not None:
+        return Refusal.MEMBER_ALREADY_ENROLLED
     attributes = dict(sorted(command.attributes.items()))
     segments = _tags(command.segments)
     enrolled = MemberEnrolled(
         program_id=command.program_id,
         member_id=command.member_id,
-        tier=tier_for(program, 0).name,
+        tier=tier_for(book.program, 0).name,
         attributes=attributes,
         segments=segments,
         enrolled_at_ms=command.occurred_at_ms,
     )
+    book.record(enrolled)
+    _note_source_version(book, command)
     changed = (*attributes, *(("segments",) if segments else ()), "status", "tier")
-    versioned = ProfileVersioned(operation=ProfileOperation.ENROL, changed=changed)
-    return applied(enrolled, *_source_version(command), versioned)
+    book.record(ProfileVersioned(operation=ProfileOperation.ENROL, changed=changed))
+    return None
 
 
-def decide_change(account: Account, command: ProfileChange) -> Decision:
+def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult | None:
     """Only what really changes makes an event. A command that changes nothing is applied: the account is as it asks for."""
+    account = book.account
     if not _is_newer(account, command):
-        return Decision(result=CommandResult.SUPERSEDED)
+        return CommandResult.SUPERSEDED
     attributes = _merged(account, command)
     if _grows_too_large(account, command, attributes):
-        return refused(Refusal.PROFILE_TOO_LARGE)
+        return Refusal.PROFILE_TOO_LARGE
     segments = account.segments if command.segments is None else _tags(command.segments)
     names = sorted(name for name in command.attributes if attributes.get(name) != account.attributes.get(name))
     if segments != account.segments:
         names.append("segments")
-    facts: list[Fact] = []
+    _note_source_version(book, command)
     if names:
-        facts.append(ProfileChanged(attributes=attributes, segments=segments, changed=tuple(names)))
-    if command.status is not None and command.status is not account.status:
-        facts.append(StatusChanged(status=command.status, reason=command.status_reason))
+        book.record(ProfileChanged(attributes=attributes, segments=segments, changed=tuple(names)))
+    if command.status is not None and _change_status(book, account, command):
         names.append("status")
-    if facts:
-        facts.append(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=tuple(names)))
-    return applied(*_source_version(command), *facts)
+    if names:
+        book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=tuple(names)))
+    return None
+
+
+def _change_status(book: Book, account: Account, command: ProfileChange) -> bool:
+    """At once, or at its time. Whether the status is another one now."""
+    assert command.status is not None
+    if command.status_from_ms is not None and command.status_from_ms > book.now_ms:
+        book.record(StatusScheduled(status=command.status, at_ms=command.status_from_ms, reason=command.status_reason))
+        return False
+    if command.status is account.status and account.scheduled_status is None:
+        return False
+    # The newest word counts: what was scheduled before is off, even if the status stays what it is.
+    book.record(StatusChanged(status=command.status, reason=command.status_reason))
+    return command.status is not account.status
 
 
 def _is_newer(account: Account, command: ProfileChange) -> bool:
@@ -87,7 +99,6 @@ def _tags(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(segments)))
 
 
-def _source_version(command: Enrolment | ProfileChange) -> tuple[Fact, ...]:
-    if command.source_version is None:
-        return ()
-    return (SourceVersionApplied(source_system=command.source_system, version=command.source_version),)
+def _note_source_version(book: Book, command: Enrolment | ProfileChange) -> None:
+    if command.source_version is not None:
+        book.record(SourceVersionApplied(source_system=command.source_system, version=command.source_version))

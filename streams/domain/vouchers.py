@@ -1,8 +1,19 @@
-"""Voucher codes, unique by construction: derived from the transaction that bought them, so that a rebuild makes the same code."""
+"""Vouchers: issued once, then redeemed, cancelled or expired, once. Codes are unique by construction: derived from what bought them, so
+that a rebuild makes the same code."""
 
 import hmac
+from dataclasses import replace
 
+from schemas.records import MemberStatus, OpenVoucher, Transaction, Voucher, VoucherState
+from streams.domain.book import Book
+from streams.domain.facts import VoucherClosed, VoucherIssued
 from streams.domain.identity import SEPARATOR
+from streams.domain.periods import add_days
+from streams.domain.program import Reward
+from streams.domain.refusals import Refusal
+
+OPEN_MAX = 200
+"""Vouchers that a member can have open at once."""
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32: no I, L, O and U, which people take for other characters or read as words."""
@@ -32,3 +43,52 @@ def check_character(body: str) -> str:
             check ^= 0b100101
     check = check << 1
     return ALPHABET[check ^ 0b100101 if check & 32 else check]
+
+
+def issue(book: Book, reward_code: str, issuance_id: str, issued_by: str, points: int) -> None:
+    """Issue a voucher. `issuance_id` names the issuance for ever: the same gives the same code."""
+    account, program = book.account, book.program
+    code = voucher_code(program.voucher_key, account.program_id, account.member_id, issuance_id)
+    reward = program.rewards.get(reward_code) or Reward(reward_code=reward_code)
+    issued_at_ms = book.cause.occurred_at_ms
+    expires_at_ms = None if reward.valid_days is None else add_days(program.time_zone, issued_at_ms, reward.valid_days)
+    book.record(VoucherIssued(reward_code=reward_code, voucher_code=code, expires_at_ms=expires_at_ms))
+    book.store_voucher(
+        Voucher(
+            voucher_code=code, reward_code=reward_code, state=VoucherState.ISSUED, issued_by=issued_by, points=points,
+            issued_at_ms=issued_at_ms, expires_at_ms=expires_at_ms,
+        )
+    )  # fmt: skip
+
+
+def refusal_of(voucher: Voucher) -> Refusal | None:
+    """Why a voucher cannot be redeemed or cancelled any more."""
+    match voucher.state:
+        case VoucherState.REDEEMED:
+            return Refusal.VOUCHER_ALREADY_REDEEMED
+        case VoucherState.CANCELLED:
+            return Refusal.VOUCHER_ALREADY_CANCELLED
+        case VoucherState.EXPIRED:
+            return Refusal.VOUCHER_EXPIRED
+        case _:
+            return None
+
+
+def decide_redemption(book: Book, command: Transaction) -> Refusal | None:
+    """REDEEM_VOUCHER: the guest hands it in."""
+    voucher = book.voucher(command.voucher_code or "")
+    if voucher is None:
+        return Refusal.VOUCHER_NOT_FOUND
+    if book.account.status is MemberStatus.SUSPENDED:
+        return Refusal.ACCOUNT_SUSPENDED
+    refusal = refusal_of(voucher)
+    if refusal is None:
+        close(book, voucher, VoucherState.REDEEMED)
+    return refusal
+
+
+def close(book: Book, voucher: Voucher, state: VoucherState) -> None:
+    """Leave ISSUED, for good."""
+    book.store_voucher(replace(voucher, state=state, closed_at_ms=book.cause.occurred_at_ms))
+    opened = OpenVoucher(voucher_code=voucher.voucher_code, reward_code=voucher.reward_code, expires_at_ms=voucher.expires_at_ms)
+    book.record(VoucherClosed(voucher=opened, state=state.value))

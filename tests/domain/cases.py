@@ -94,7 +94,7 @@ CASES = [
     case("offer: first instant", activate("double", occurred_at_ms=1_000), result=APPLIED, after=(0, 0)),
     case("offer: last instant", activate("double", occurred_at_ms=1_999), result=APPLIED, after=(0, 0)),
     case("offer: ended", activate("double", occurred_at_ms=2_000), result=Refusal.OFFER_NOT_RUNNING, after=(0, 0)),
-    case("offer: without end", activate("winter", occurred_at_ms=10**15), result=APPLIED, after=(0, 0)),
+    case("offer: without end", activate("winter", occurred_at_ms=4_000_000_000_000), result=APPLIED, after=(0, 0)),
     case("offer: twice", activate("double"), activate("double"), result=Refusal.OFFER_ALREADY_ACTIVE, after=(0, 0)),
     # Redeeming.
     case("redeem a part", earn(100), redeem(40), result=APPLIED, after=(60, 100)),

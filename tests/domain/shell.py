@@ -10,16 +10,20 @@ from schemas.records import (
     Enrolment,
     LedgerEntry,
     LoyaltyEvent,
+    MemberOperation,
+    MemberOperationKind,
     MemberProfile,
     OfferActivation,
     Outcome,
     ProfileChange,
+    Relay,
     SyncAudit,
     Transaction,
     TransactionKind,
+    Voucher,
 )
 from streams.domain import desk
-from streams.domain.desk import Received, Settlement
+from streams.domain.desk import Received, Rows, Settlement
 from streams.domain.program import Offer, Program, Tier
 
 NOW_MS = 1_500
@@ -65,6 +69,39 @@ def reverse(original_id: str, points: int | None = None, **more: Any) -> Transac
     return _transaction(TransactionKind.REVERSE, points=points, reverses_transaction_id=original_id, **more)
 
 
+def hold(points: int, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.HOLD, points=points, **more)
+
+
+def capture(hold_id: str, points: int | None = None, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.CAPTURE, related_transaction_id=hold_id, points=points, **more)
+
+
+def void(hold_id: str, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.VOID, related_transaction_id=hold_id, **more)
+
+
+def make_available(earn_id: str, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.ACTIVATE, related_transaction_id=earn_id, **more)
+
+
+def transfer(points: int, to_member_id: str, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.TRANSFER, points=points, to_member_id=to_member_id, **more)
+
+
+def redeem_voucher(code: str, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.REDEEM_VOUCHER, voucher_code=code, **more)
+
+
+def cancel_voucher(code: str, **more: Any) -> Transaction:
+    return _transaction(TransactionKind.CANCEL_VOUCHER, voucher_code=code, **more)
+
+
+def operate(kind: MemberOperationKind, event_id: str = "", **more: Any) -> MemberOperation:
+    about = {**WHO, "occurred_at_ms": NOW_MS, "reason": "asked for", "actor": "agent-7", **more}
+    return MemberOperation(**about, event_id=event_id, kind=kind)
+
+
 def change(event_id: str = "", **more: Any) -> ProfileChange:
     return ProfileChange(**{**WHO, "occurred_at_ms": NOW_MS, **more}, event_id=event_id)
 
@@ -78,7 +115,7 @@ def _transaction(kind: TransactionKind, **more: Any) -> Transaction:
 
 
 STREAMS = {
-    Enrolment: "enrolments", Transaction: "transactions", ProfileChange: "profile-changes", OfferActivation: "offer-activations",
+    MemberOperation: "member-operations", Enrolment: "enrolments", Transaction: "transactions", ProfileChange: "profile-changes", OfferActivation: "offer-activations",
 }  # fmt: skip
 
 
@@ -87,9 +124,13 @@ class Shell:
     """One member. `send` numbers commands without an id by their position: c1, c2, ..."""
 
     program: Program = PROGRAM
+    later_versions: tuple[Program, ...] = ()
+    clock_ms: int = 0
     recorded_at_ms: int = 7_777
     account: Account | None = None
     outcomes: dict[bytes, Outcome] = field(default_factory=dict)
+    vouchers: dict[bytes, Voucher] = field(default_factory=dict)
+    relays: list[Relay] = field(default_factory=list)
     waiting: list[Received] = field(default_factory=list)
     log: list[Received] = field(default_factory=list)
     events: list[LoyaltyEvent] = field(default_factory=list)
@@ -99,7 +140,9 @@ class Shell:
     sent: int = 0
 
     def enrolled(self, **more: Any) -> "Shell":
-        assert self.settle(received(enrol("enrol-0", **more), offset=0)).audit.result is CommandResult.APPLIED
+        audit = self.settle(received(enrol("enrol-0", **more), offset=0)).audit
+        assert audit is not None
+        assert audit.result is CommandResult.APPLIED
         return self
 
     def send(self, command: Command, **more: Any) -> Settlement:
@@ -110,7 +153,7 @@ class Shell:
         """What a worker does with one record, and with those that it releases."""
         self.log.append(arrived)
         settlement = self._settle(arrived)
-        if settlement.audit.result is CommandResult.WAITING:
+        if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
             self.waiting.append(arrived)
         elif self.waiting:
             released, self.waiting = self.waiting, []
@@ -119,31 +162,58 @@ class Shell:
         return settlement
 
     def _settle(self, arrived: Received) -> Settlement:
-        command = arrived.command
-        assert problems(command) == (), "the contract refuses it before it comes here"
-        key = desk.outcome_key(command.program_id, command.member_id, command)
-        original_key = None
-        if isinstance(command, Transaction) and command.reverses_transaction_id is not None:
-            original_key = desk.transaction_key(command.program_id, command.member_id, command.reverses_transaction_id)
+        assert arrived.command is not None
+        assert problems(arrived.command) == (), "the contract refuses it before it comes here"
         settlement = desk.settle(
             self.account,
             arrived,
-            remembered=self.outcomes.get(key),
-            original=self.outcomes.get(original_key) if original_key else None,
-            program=self.program,
+            rows=Rows(outcomes=self.outcomes, vouchers=self.vouchers),
+            programs=self.programs,
+            clock_ms=self.clock_ms,
             recorded_at_ms=self.recorded_at_ms,
         )
+        self._keep(settlement)
+        return settlement
+
+    def tick(self, at_ms: int) -> Settlement:
+        """The log's time, when nothing else happens to the member."""
+        assert self.account is not None
+        self.clock_ms = max(self.clock_ms, at_ms)
+        settlement = desk.tick(
+            self.account, at_ms, rows=Rows(outcomes=self.outcomes, vouchers=self.vouchers), programs=self.programs, clock_ms=self.clock_ms,
+            recorded_at_ms=self.recorded_at_ms,
+        )  # fmt: skip
+        self._keep(settlement)
+        return settlement
+
+    def receive(self, relay: Relay, command: Command | None = None, **more: Any) -> Settlement:
+        """What another member's partition passes on."""
+        self.sent += 1
+        arrived = Received(
+            stream="relays", command=command, topic="loyalty.relays.v1", partition=3, offset=self.sent, correlation_id=None,
+            **{"ingested_at_ms": 10_000 + self.sent, **more},
+        )  # fmt: skip
+        settlement = desk.receive(
+            self.account, relay, arrived, rows=Rows(outcomes=self.outcomes, vouchers=self.vouchers), programs=self.programs,
+            clock_ms=self.clock_ms, recorded_at_ms=self.recorded_at_ms,
+        )  # fmt: skip
+        self._keep(settlement)
+        return settlement
+
+    def _keep(self, settlement: Settlement) -> None:
         self.account = settlement.account
-        if settlement.outcome is not None:
-            self.outcomes[key] = settlement.outcome
-        if settlement.original is not None:
-            assert original_key is not None
-            self.outcomes[original_key] = settlement.original
+        self.outcomes.update(settlement.outcomes)
+        self.vouchers.update(settlement.vouchers)
+        self.relays += settlement.relays
         self.events += settlement.events
         self.entries += settlement.entries
         self.profiles += settlement.profiles
-        self.audits.append(settlement.audit)
-        return settlement
+        if settlement.audit is not None:
+            self.audits.append(settlement.audit)
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        return (self.program, *self.later_versions)
 
 
 def named(command: Command, name: str) -> Command:

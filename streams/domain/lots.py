@@ -1,0 +1,286 @@
+"""Lots: points that came in together and expire together. A movement takes from them, puts into them, and writes the postings."""
+
+from dataclasses import replace
+from operator import attrgetter
+
+from schemas.records import Account, EntryKind, Hold, Lot, LotPart
+from streams.domain.book import Book
+from streams.domain.facts import AVAILABLE, DEBT, EXPIRED, HELD, IN_TRANSIT, ISSUED, PENDING, PointsMoved, Posting
+from streams.domain.identity import derived_id
+from streams.domain.periods import add_days
+from streams.domain.program import RefundOfExpired, ReversalPolicy
+
+NEVER_MS = 2**63 - 1
+
+POINTS_LIMIT = 2**62
+"""No balance goes above it. Half of what the contract's int64 holds: readers can add two balances without a care."""
+
+PARTS_SHOWN_MAX = 64
+"""Lots that one event or entry names; a movement over more of them sums up the others in the last one."""
+
+
+def order(lot: Lot) -> tuple[int, int, str]:
+    """In which order lots are spent: soonest expiry first, then by effective time and id."""
+    return (NEVER_MS if lot.expires_at_ms is None else lot.expires_at_ms, lot.earned_at_ms, lot.lot_id)
+
+
+def is_open(lot: Lot) -> bool:
+    return bool(lot.remaining or lot.held)
+
+
+def total_points(account: Account) -> int:
+    """All that the member has in whatever form."""
+    return account.available_points + account.pending_points + account.held_points
+
+
+class Movement:
+    """Points that move together: one BALANCE_CHANGED. Open it, call its verbs, then `commit`."""
+
+    def __init__(self, book: Book, taken_back_to: str = ISSUED) -> None:
+        """`taken_back_to` is the programme's account from which came what is taken back, or to which went what is given back."""
+        account = book.account
+        self._book = book
+        self._counter = taken_back_to
+        self._lots = {lot.lot_id: lot for lot in account.lots}
+        self._inserted = False
+        self.holds = {hold.hold_id: hold for hold in account.holds}
+        self.postings: list[Posting] = []
+        self.available = account.available_points
+        self.debt = account.debt_points
+        self.shortfall = 0
+
+    def post(
+        self, kind: EntryKind, points_delta: int, counter_account: str, rule_id: str, account: str = AVAILABLE, parts: list[LotPart] | None = None
+    ) -> None:
+        """Write a line of the journal; nothing for 0 points."""
+        if not points_delta:
+            return
+        self.postings.append(
+            Posting(kind=kind, points_delta=points_delta, counter_account=counter_account, rule_id=rule_id, account=account, lots=_shown(parts or []))
+        )
+        if account == AVAILABLE:
+            self.available += points_delta
+        if account == DEBT:
+            self.debt -= points_delta
+        elif counter_account == DEBT:
+            self.debt += points_delta
+
+    def lot(self, lot_id: str) -> Lot | None:
+        """An open lot, or a closed one that is opened again."""
+        found = self._lots.get(lot_id)
+        if found is None:
+            found = self._book.reopen_lot(lot_id)
+            if found is not None:
+                self.put(found)
+        return found
+
+    def put(self, lot: Lot) -> None:
+        """Among the open lots, new or changed."""
+        self._inserted = self._inserted or lot.lot_id not in self._lots
+        self._lots[lot.lot_id] = lot
+
+    def new_lot_id(self, command_id: str) -> str:
+        """For points that no EARN of their own brought."""
+        account, number = self._book.account, 0
+        while (lot_id := derived_id("lot", account.program_id, account.member_id, command_id, number)) in self._lots:
+            number += 1
+        return lot_id
+
+    # Verbs.
+
+    def take(self, points: int, into: str) -> list[LotPart]:
+        """Take available points, soonest expiry first, `into` one of the fields of a lot. The caller has checked that there are enough,
+        and posts it."""
+        parts: list[LotPart] = []
+        for lot in self._spendable():
+            if points <= 0:
+                break
+            part = min(points, lot.remaining)
+            self._lots[lot.lot_id] = _moved(lot, part, "remaining", into)
+            parts.append(LotPart(lot_id=lot.lot_id, points=part, expires_at_ms=lot.expires_at_ms))
+            points -= part
+        if points > 0:
+            raise ValueError(f"the lots lack {points} points of the balance")
+        return parts
+
+    def pay_debt(self) -> None:
+        """Points that came in pay what is owed: nobody has points and a debt."""
+        if self.debt and self.available:
+            points = min(self.debt, self.available)
+            parts = self.take(points, "settled")
+            self.post(EntryKind.DEBT_PAYMENT, -points, DEBT, "debt", parts=parts)
+
+    def hold(self, hold: Hold) -> None:
+        self.holds[hold.hold_id] = hold
+
+    def capture(self, hold: Hold, points: int, counter_account: str) -> list[LotPart]:
+        """Take points of a hold for good, in the order of its parts, and let the rest go."""
+        taken: list[LotPart] = []
+        left: list[LotPart] = []
+        for part in hold.parts:
+            mine = min(points, part.points)
+            points -= mine
+            if mine:
+                taken.append(replace(part, points=mine))
+            if part.points > mine:
+                left.append(replace(part, points=part.points - mine))
+        owed = 0
+        for part in taken:
+            lot = self._lots[part.lot_id]
+            claw = min(part.points, lot.claw_when_released)
+            owed += claw
+            # A reversal has asked for these: now that they are spent, it takes others.
+            spent = _moved(lot, part.points, "held", "spent")
+            self._lots[lot.lot_id] = replace(spent, claw_when_released=lot.claw_when_released - claw, reversed=lot.reversed + claw)
+        self.post(EntryKind.CAPTURE, -sum(part.points for part in taken), counter_account, "capture", HELD, taken)
+        self.release(hold, left, "capture")
+        self.recover(owed, self._book.program.reversal, "reverse")
+        return taken
+
+    def release(self, hold: Hold, parts: "list[LotPart] | tuple[LotPart, ...]", rule_id: str) -> None:
+        """Let a hold go: its points can be spent again, unless a reversal has asked for them or they have expired."""
+        del self.holds[hold.hold_id]
+        parts = list(parts)
+        self.post(EntryKind.RELEASE, sum(part.points for part in parts), HELD, rule_id, parts=parts)
+        for part in parts:
+            lot = _moved(self._lots[part.lot_id], part.points, "held", "remaining")
+            claw = min(part.points, lot.claw_when_released)
+            if claw:
+                lot = replace(_moved(lot, claw, "remaining", "clawed"), claw_when_released=lot.claw_when_released - claw)
+                self.post(EntryKind.REVERSAL, -claw, ISSUED, "reverse", parts=[replace(part, points=claw)])
+            self._lots[part.lot_id] = lot
+        self.expire(self._book.now_ms)
+        self.pay_debt()
+
+    def recover(self, points: int, policy: ReversalPolicy, rule_id: str) -> None:
+        """Take back points that are not in their lot any more: others of the member, then a debt or a shortfall, as the policy says."""
+        if points <= 0:
+            return
+        taken = 0 if policy is ReversalPolicy.ONLY_PENDING else min(points, self.available)
+        if taken:
+            parts = self.take(taken, "clawed")
+            self.post(EntryKind.REVERSAL, -taken, self._counter, rule_id, parts=parts)
+        if policy is ReversalPolicy.UNLIMITED:
+            self.post(EntryKind.REVERSAL, taken - points, self._counter, rule_id, DEBT)
+        else:
+            self.shortfall += points - taken
+
+    def claw(self, lot_id: str, points: int, policy: ReversalPolicy) -> None:
+        """Take back points of one lot: what remains, then what was spent, then what is held. The rest has expired."""
+        lot = self.lot(lot_id)
+        if lot is None:
+            raise ValueError(f"lot {lot_id} is neither open nor remembered")
+        remaining = min(points, lot.remaining)
+        if policy is ReversalPolicy.ONLY_PENDING and not lot.pending:
+            self.shortfall += remaining
+        elif remaining:
+            self.put(_moved(lot, remaining, "remaining", "clawed"))
+            part = LotPart(lot_id=lot_id, points=remaining, expires_at_ms=lot.expires_at_ms)
+            self.post(EntryKind.REVERSAL, -remaining, self._counter, "reverse", PENDING if lot.pending else AVAILABLE, [part])
+        points -= remaining
+        spent = min(points, lot.spent + lot.settled - lot.reversed)
+        if spent:
+            self.put(replace(self._lots[lot_id], reversed=lot.reversed + spent))
+            self.recover(spent, policy, "reverse")
+        held = min(points - spent, lot.held - lot.claw_when_released)
+        if held:
+            self.put(replace(self._lots[lot_id], claw_when_released=lot.claw_when_released + held))
+
+    def restore(self, parts: list[LotPart], command_id: str) -> None:
+        """Give points back that were spent. They pay a debt first; those of lots that have expired since expire again, unless the programme
+        gives them days of grace."""
+        book, now_ms = self._book, self._book.now_ms
+        for part in parts:
+            lot = self.lot(part.lot_id) if part.lot_id else None
+            until_ms = part.expires_at_ms if lot is None else lot.expires_at_ms
+            grace = until_ms is not None and until_ms <= now_ms and book.program.refund_of_expired is RefundOfExpired.GRACE
+            if grace:
+                until_ms = add_days(book.program.time_zone, now_ms, book.program.refund_grace_days)
+            if lot is None or lot.reversed or grace:
+                # Of a lot that was taken back itself, or is forgotten: a lot of its own.
+                restored = Lot(lot_id=self.new_lot_id(command_id), points=part.points, remaining=part.points, earned_at_ms=now_ms, expires_at_ms=until_ms)
+            else:
+                restored = _moved(lot, part.points, "spent", "remaining")
+            self.put(restored)
+            self.post(
+                EntryKind.REFUND, part.points, self._counter, "refund",
+                parts=[LotPart(lot_id=restored.lot_id, points=part.points, expires_at_ms=until_ms)],
+            )  # fmt: skip
+        self.expire(now_ms)
+        self.pay_debt()
+
+    def take_from(self, lot: Lot, into: str) -> list[LotPart]:
+        """All that remains of one lot."""
+        self._lots[lot.lot_id] = _moved(self._lots[lot.lot_id], lot.remaining, "remaining", into)
+        return [LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)]
+
+    def extend(self, until_ms: int | None) -> None:
+        """Give the lots that activity keeps alive a later expiry."""
+        for lot in list(self._lots.values()):
+            if lot.extended_by_activity and lot.expires_at_ms is not None and until_ms is not None and until_ms > lot.expires_at_ms:
+                self._lots[lot.lot_id] = replace(lot, expires_at_ms=until_ms)
+                self._inserted = True
+
+    def expire(self, now_ms: int) -> None:
+        """Nothing of a lot can be spent from its expiry on."""
+        for account, pending in ((AVAILABLE, False), (PENDING, True)):
+            parts = []
+            for lot in list(self._lots.values()):
+                if lot.pending is pending and lot.remaining and lot.expires_at_ms is not None and lot.expires_at_ms <= now_ms:
+                    parts.append(LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms))
+                    self._lots[lot.lot_id] = _moved(lot, lot.remaining, "remaining", "expired")
+            self.post(EntryKind.EXPIRY, -sum(part.points for part in parts), EXPIRED, "expiry", account, parts)
+
+    def activate(self, lot: Lot) -> None:
+        """Pending points can be spent from now on."""
+        self.put(replace(lot, pending=False, available_from_ms=None))
+        part = LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+        self.post(EntryKind.ACTIVATION, lot.remaining, PENDING, "activation", parts=[part])
+
+    def empty(self, kind: EntryKind, rule_id: str) -> list[Lot]:
+        """Take everything out, pending or not, and the debt: it goes to another member as it is. Returns the lots."""
+        lots = sorted(self._lots.values(), key=order)
+        for account, pending in ((AVAILABLE, False), (PENDING, True)):
+            parts = [
+                LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+                for lot in lots
+                if lot.pending is pending and lot.remaining
+            ]
+            self.post(kind, -sum(part.points for part in parts), IN_TRANSIT, rule_id, account, parts)
+        self.post(kind, self.debt, IN_TRANSIT, rule_id, DEBT)
+        self._lots = {}
+        return lots
+
+    def commit(self, movement: EntryKind, *, always: bool = False, **about: object) -> int:
+        """Record it. Returns the change of the available points. `always`: even if nothing moved."""
+        for lot in [lot for lot in self._lots.values() if not is_open(lot)]:
+            del self._lots[lot.lot_id]
+            self._book.close_lot(lot)
+        lots = tuple(self._lots.values())
+        if self._inserted:
+            lots = tuple(sorted(lots, key=order))
+        if not self.postings and not always:
+            return 0
+        fact = PointsMoved(
+            postings=tuple(self.postings), lots=lots, holds=tuple(self.holds.values()), shortfall_points=self.shortfall, movement=movement,
+            **about,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self._book.record(fact)
+        return fact.points_delta
+
+    def _spendable(self) -> list[Lot]:
+        now_ms = self._book.now_ms
+        lots = [lot for lot in self._lots.values() if lot.remaining and not lot.pending and (lot.expires_at_ms is None or lot.expires_at_ms > now_ms)]
+        return sorted(lots, key=order) if self._inserted else lots
+
+
+def _moved(lot: Lot, points: int, source: str, target: str) -> Lot:
+    """Points of a lot from one of its parts to another."""
+    return replace(lot, **{source: getattr(lot, source) - points, target: getattr(lot, target) + points})
+
+
+def _shown(parts: list[LotPart]) -> tuple[LotPart, ...]:
+    if len(parts) <= PARTS_SHOWN_MAX:
+        return tuple(parts)
+    rest = parts[PARTS_SHOWN_MAX - 1 :]
+    return (*parts[: PARTS_SHOWN_MAX - 1], LotPart(lot_id="", points=sum(map(attrgetter("points"), rest)), expires_at_ms=None))
