@@ -99,14 +99,14 @@ class KeepAccounts:
         self._streams = {topic.name(prefix): topic for topic in topics.SOURCES}
         self._events, self._entries, self._profiles, self._audit, self._dead_letters = (topic.name(prefix) for topic in topics.OUTBOUND)
         self._relays = topics.RELAYS.name(prefix)
-        self._handlers = {topics.RELAYS: self._relay, topics.TICKS: self._tick, topics.PROGRAMS: self._take_rules}
+        handlers = {topics.RELAYS.stream: self._relay, topics.TICKS.stream: self._tick, topics.PROGRAMS.stream: self._take_rules}
+        self._handlers = {topic.name(prefix): handlers.get(topic.stream, self._command) for topic in topics.SOURCES}
         self.behind: set[int] = set()
         """Partitions in which more was due than the last tick had room for. A hint for whoever makes the ticks."""
 
     def handle(self, one: Input, unit: Unit) -> None:
         """Decide one record, store its effect and send its results."""
-        handler = self._handlers.get(self._streams[one.topic], self._command)
-        handler(one, unit)
+        self._handlers[one.topic](one, unit)
 
     def dead_letter(self, poison: Poison) -> Outgoing:
         """What takes the place of a record that could not be decoded, or on which the program failed."""

@@ -68,6 +68,8 @@ def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
         return Refusal.POINTS_OVERFLOW
     if (earned.rule_uses, earned.offer_uses) != (account.rule_uses, account.offer_uses):
         book.record(RulesUsed(rule_uses=earned.rule_uses, offer_uses=earned.offer_uses))
+    # Counted first: the event of a movement tells all numbers as they are after it.
+    count(book, earned.points, command.occurred_at_ms)
     lot = _new_lot(command, program, command.transaction_id, earned.points, qualifying=earned.points)
     moved = Movement(book)
     moved.put(lot)
@@ -80,7 +82,6 @@ def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
         earned.lines[0][0], activity_at_ms=command.occurred_at_ms, expires_at_ms=lot.expires_at_ms
     )
     about.counter_account = ISSUED
-    count(book, earned.points, command.occurred_at_ms)
     promote(book)
     pool(book, command.transaction_id, lot.lot_id)
     return None

@@ -75,11 +75,11 @@ def _merge(book: Book, command: MemberOperation) -> Refusal | None:
         return Refusal.HOLDS_OPEN
     whole = replace(account, attributes={}, segments=())  # Nothing personal leaves the member's own partition.
     rows = [book.voucher(opened.voucher_code) for opened in account.vouchers]
+    if account.qualifying:
+        book.record(QualifyingCounted(buckets=(), points=0))
     moved = Movement(book)
     moved.empty(EntryKind.MERGE_OUT, "merge")
     moved.commit(EntryKind.MERGE_OUT, counter_member_id=target)
-    if account.qualifying:
-        book.record(QualifyingCounted(buckets=(), points=0))
     book.record(MemberMerged(into=target, status=MemberStatus.MERGED, vouchers=(), tier_valid_until_ms=None))
     book.record(ProfileVersioned(operation=ProfileOperation.MERGE, changed=("status",)))
     book.relays.append(
@@ -114,6 +114,8 @@ def absorb(book: Book, relay: Relay) -> None:
     source = relay.account
     assert source is not None, "a merge carries the account"
     name = relay.from_member_id
+    for bucket in source.qualifying:
+        tiers.count(book, bucket.points, bucket.starts_at_ms or book.now_ms)
     _arrive(book, [replace(lot, lot_id=moved_id(name, lot.lot_id)) for lot in relay.lots], source.debt_points, EntryKind.MERGE_IN, name)
     account = book.account
     known = {(use.offer_id, use.period_starts_at_ms) for use in account.offer_uses}
@@ -124,8 +126,6 @@ def absorb(book: Book, relay: Relay) -> None:
     offers = tuple(sorted({*account.active_offers, *(use.offer_id for use in new_uses)}))
     opened = (*account.vouchers, *map(_opened, relay.vouchers))
     book.record(MemberAbsorbed(source=name, vouchers=opened, offer_uses=uses, active_offers=offers))
-    for bucket in source.qualifying:
-        tiers.count(book, bucket.points, bucket.starts_at_ms or book.now_ms)
     tiers.promote(book)
     program = book.program
     if tiers.rank_of(program, source.tier) > tiers.rank_of(program, book.account.tier):
@@ -141,9 +141,10 @@ def restore(book: Book, relay: Relay) -> None:
     """MERGE_BACK: there is no such target. The source is what it was."""
     source = relay.account
     assert source is not None, "a merge carries the account"
-    _arrive(book, list(relay.lots), source.debt_points, EntryKind.MERGE_IN, relay.from_member_id)
     if source.qualifying:
-        book.record(QualifyingCounted(buckets=source.qualifying, points=tiers.points_at(book.program, source.enrolled_at_ms, source.qualifying, book.now_ms)))
+        counting = tiers.points_at(book.program, source.enrolled_at_ms, source.qualifying, book.now_ms)
+        book.record(QualifyingCounted(buckets=source.qualifying, points=counting))
+    _arrive(book, list(relay.lots), source.debt_points, EntryKind.MERGE_IN, relay.from_member_id)
     opened = tuple(_opened(voucher) for voucher in relay.vouchers if _is_issued(book, voucher))
     status = book.account.status if book.account.status is MemberStatus.ERASED else source.status
     book.record(MemberMerged(into=None, status=status, vouchers=opened, tier_valid_until_ms=source.tier_valid_until_ms))

@@ -10,13 +10,12 @@ or gives them days of grace; of a lot that was itself taken back they come as a 
 from dataclasses import dataclass, field, replace
 
 from schemas.records import CommandResult, EntryKind, Lot, LotPart, Outcome, Transaction, TransactionKind, Voucher, VoucherState
-from streams.domain import vouchers
+from streams.domain import tiers, vouchers
 from streams.domain.book import Book
 from streams.domain.facts import ADJUSTED, ISSUED, REDEEMED
 from streams.domain.lots import POINTS_LIMIT, Movement, total_points
 from streams.domain.program import ReversalPolicy
 from streams.domain.refusals import Refusal
-from streams.domain.tiers import take_back
 
 SPENDING = {TransactionKind.REDEEM, TransactionKind.CAPTURE}
 
@@ -72,6 +71,10 @@ def _take_back(book: Book, original_id: str, original: Outcome, lot: Lot | None,
     """An earn, or an adjustment upwards."""
     policy = book.program.reversal if original.transaction_kind is TransactionKind.EARN else ReversalPolicy.WITHIN_BALANCE
     counter = ISSUED if original.transaction_kind is TransactionKind.EARN else ADJUSTED
+    # Counted first: the event of a movement tells all numbers as they are after it.
+    reach_before = tiers.reach(book)
+    if original.transaction_kind is TransactionKind.EARN:
+        tiers.count(book, -asked, lot.earned_at_ms if lot is not None else book.now_ms)
     moved = Movement(book, counter)
     if lot is None:
         moved.recover(asked, policy, "reverse")
@@ -82,9 +85,7 @@ def _take_back(book: Book, original_id: str, original: Outcome, lot: Lot | None,
     # Read again: the movement may have closed or opened the lot.
     original = book.outcome(original_id) or original
     book.remember(original_id, replace(original, reversed_points=original.reversed_points + asked))
-    if original.transaction_kind is TransactionKind.EARN:
-        earned_at_ms = lot.earned_at_ms if lot is not None else book.now_ms
-        take_back(book, asked, earned_at_ms)
+    tiers.demote_after_reversal(book, reach_before)
 
 
 def _refund(book: Book, command_id: str, original_id: str, original: Outcome, asked: int, about: Effect) -> None:

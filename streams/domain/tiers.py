@@ -151,17 +151,20 @@ def _reach(program: Program, account: Account, buckets: Buckets, at_ms: int) -> 
     return max(now_points, points_at(program, account.enrolled_at_ms, buckets, before_ms))
 
 
-def take_back(book: Book, points: int, effective_at_ms: int) -> None:
-    """A reversal: the points qualify no more. Costs the tier if it rested on them and the policy says so."""
+def reach(book: Book) -> int:
+    """The points on which the tier rests now."""
+    return _reach(book.program, book.account, book.account.qualifying, book.now_ms)
+
+
+def demote_after_reversal(book: Book, reach_before: int) -> None:
+    """Costs the tier if it rested on points that a reversal has taken back, and the policy says so."""
     account, program = book.account, book.program
-    before = _reach(program, account, account.qualifying, book.now_ms)
-    count(book, -points, effective_at_ms)
-    if not program.tier_policy.demote_on_reversal:
-        return
-    after = _reach(program, book.account, book.account.qualifying, book.now_ms)
     current = next((tier for tier in program.tiers if tier.name == account.tier), None)
-    if current is not None and after < current.threshold_points <= before:
-        change(book, tier_for(program, after), account.tier_valid_until_ms)
+    if not program.tier_policy.demote_on_reversal or current is None:
+        return
+    reached = reach(book)
+    if reached < current.threshold_points <= reach_before:
+        change(book, tier_for(program, reached), account.tier_valid_until_ms)
 
 
 def end_period(book: Book) -> None:
