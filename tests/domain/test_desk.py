@@ -7,8 +7,11 @@ import orjson
 import pytest
 
 from schemas.contract import Command
-from schemas.records import CommandResult, MemberStatus, Outcome, SyncAudit
-from streams.domain.desk import Settlement, decide, settle
+from schemas.records import CommandResult, LotPart, MemberStatus, Outcome, SyncAudit
+from streams.domain.accounts import evolve
+from streams.domain.desk import Rows, Settlement, outcome_key, settle
+from streams.domain.facts import CommandRefused
+from streams.domain.refusals import Refusal
 from tests.domain.shell import NOW_MS, PROGRAM, Shell, activate, adjust, change, earn, enrol, named, received, redeem, reverse
 
 COMMANDS: list[Command] = [
@@ -26,8 +29,9 @@ COMMANDS: list[Command] = [
 def test_commands_wait_for_the_enrolment() -> None:
     shell = Shell()
     settlement = shell.send(earn(100), correlation_id="req-1")
-    assert settlement == Settlement(account=None, outcome=None, audit=settlement.audit)
+    assert settlement == Settlement(account=None, outcomes={}, vouchers={}, audit=settlement.audit)
     audit = settlement.audit
+    assert audit is not None
     assert (audit.result, audit.reason, audit.audit_id) == (CommandResult.WAITING, None, "loyalty.transactions.v1-3-1")
     assert (audit.sequence, audit.points_delta, audit.available_points, audit.tier) == (None, None, None, None)
     assert (audit.command_id, audit.correlation_id) == ("c1", "req-1")
@@ -51,7 +55,7 @@ def test_a_command_that_waited_twice_counts_once() -> None:
 
 def test_only_an_enrolment_does_without_an_account() -> None:
     with pytest.raises(ValueError, match="not enrolled"):
-        decide(None, earn(1, transaction_id="x"), original=None, program=PROGRAM)
+        evolve(None, CommandRefused(refusal=Refusal.INSUFFICIENT_POINTS))
 
 
 @pytest.mark.parametrize("position", range(len(COMMANDS)))
@@ -62,7 +66,7 @@ def test_a_repetition_gets_the_first_answer_and_changes_nothing(position: int) -
     before, remembered = shell.account, dict(shell.outcomes)
     again = replace(named(COMMANDS[position], f"c{position + 1}"), occurred_at_ms=NOW_MS + 60_000)
     settlement = shell.send(again, correlation_id="second attempt")
-    assert settlement == Settlement(account=before, outcome=None, audit=settlement.audit)
+    assert settlement == Settlement(account=before, outcomes={}, vouchers={}, audit=settlement.audit)
     assert (shell.account, shell.outcomes) == (before, remembered)
     assert answer(settlement.audit) == answer(firsts[position])
     assert settlement.audit.replayed and settlement.audit.correlation_id == "second attempt"
@@ -95,7 +99,7 @@ def test_an_id_used_again_is_a_conflict(first: Command, second: Command) -> None
     shell.send(first)
     before, remembered = shell.account, dict(shell.outcomes)
     settlement = shell.send(second)
-    assert settlement == Settlement(account=before, outcome=None, audit=settlement.audit)
+    assert settlement == Settlement(account=before, outcomes={}, vouchers={}, audit=settlement.audit)
     assert shell.outcomes == remembered
     assert (settlement.audit.result, settlement.audit.reason, settlement.audit.replayed) == (CommandResult.CONFLICT, "ID_REUSED", False)
     assert (settlement.audit.sequence, settlement.audit.available_points) == (None, None), "nothing was decided"
@@ -112,15 +116,19 @@ def test_conflict_comes_before_everything() -> None:
         (earn(9, transaction_id="c1"), CommandResult.CONFLICT),
     ):
         arrived = received(command, offset=9)
-        settlement = settle(None, arrived, remembered=remembered, original=None, program=PROGRAM, recorded_at_ms=1)
+        rows = Rows(outcomes={outcome_key("grand", "m-1", command): remembered}, vouchers={})
+        settlement = settle(None, arrived, rows=rows, programs=(PROGRAM,), clock_ms=0, recorded_at_ms=1)
+        assert settlement.audit is not None
         assert (settlement.account, settlement.audit.result) == (None, result)
 
 
 def test_a_settlement_tells_what_to_remember() -> None:
     shell = Shell().enrolled()
-    settlement = shell.send(earn(100))
-    assert settlement.outcome == Outcome(
-        payload_hash=settlement.audit.payload_hash,
+    earned = shell.send(earn(100))
+    redeemed = shell.send(redeem(30, reward_code="R"))
+    assert earned.audit is not None and redeemed.audit is not None
+    first = Outcome(
+        payload_hash=earned.audit.payload_hash,
         result=CommandResult.APPLIED,
         transaction_kind=earn(1).kind,
         points_delta=100,
@@ -128,7 +136,23 @@ def test_a_settlement_tells_what_to_remember() -> None:
         available_points=100,
         tier="blue",
         ingested_at_ms=10_001,
+        counter_account="issued",
     )
+    second = replace(
+        first, payload_hash=redeemed.audit.payload_hash, transaction_kind=redeem(1).kind, points_delta=-30, sequence=4, available_points=70,
+        voucher_code=redeemed.audit.voucher_code, ingested_at_ms=10_002, parts=(LotPart(lot_id="c1", points=30),), counter_account="redeemed",
+    )  # fmt: skip
+    assert dict(earned.outcomes) == {b"grand/m-1\x00t:c1": first}
+    assert dict(redeemed.outcomes) == {b"grand/m-1\x00t:c2": second}
+
+
+def test_a_transaction_that_the_command_names_is_remembered_anew() -> None:
+    shell = Shell().enrolled()
+    shell.send(earn(100))
+    first = shell.outcomes[b"grand/m-1\x00t:c1"]
+    settlement = shell.send(reverse("c1", 30))
+    assert settlement.outcomes[b"grand/m-1\x00t:c1"] == replace(first, reversed_points=30)
+    assert settlement.outcomes.keys() == {b"grand/m-1\x00t:c1", b"grand/m-1\x00t:c2"}
 
 
 def test_the_workers_clock_is_in_nothing_that_is_stored() -> None:
@@ -139,7 +163,7 @@ def test_the_workers_clock_is_in_nothing_that_is_stored() -> None:
         for command in (COMMANDS[0], enrol("e"), *COMMANDS[1:], change(status=MemberStatus.SUSPENDED), earn(1_000)):
             shell.send(command)
         assert shell.account is not None
-        state = [shell.account.to_avro(), *(outcome.to_avro() for outcome in shell.outcomes.values())]
+        state = [shell.account.to_avro(), *(outcome.to_avro() for outcome in shell.outcomes.values()), *(row.to_avro() for row in shell.vouchers.values())]
         stored.append(orjson.dumps(state))
         records: list[Any] = [*shell.events, *shell.entries, *shell.profiles, *shell.audits]
         assert {record.recorded_at_ms for record in records} == {recorded_at_ms}

@@ -1,5 +1,6 @@
 """Enrolments, profiles, statuses, offers: what changes, what is published about it, and what stays private."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -83,7 +84,7 @@ def test_what_is_so_already_publishes_nothing_but_counts_as_seen(command: object
     assert (settlement.audit.result, settlement.audit.changes) == (CommandResult.APPLIED, ())
     assert (settlement.events, settlement.profiles) == ((), ())
     assert settlement.account is not None and settlement.account.source_versions == {"pms": 4}
-    assert settlement.outcome is not None
+    assert len(settlement.outcomes) == 1
 
 
 def test_superseded_changes_nothing_and_is_remembered() -> None:
@@ -91,8 +92,10 @@ def test_superseded_changes_nothing_and_is_remembered() -> None:
     before = shell.account
     settlement = shell.send(change(attributes={"email": "old@example.com"}, source_version=3))
     assert settlement.audit.result is CommandResult.SUPERSEDED
-    assert (settlement.account, settlement.events, settlement.profiles, settlement.audit.changes) == (before, (), (), ())
-    assert settlement.outcome is not None and settlement.outcome.result is CommandResult.SUPERSEDED
+    assert before is not None and settlement.account is not None
+    assert replace(settlement.account, clock_ms=before.clock_ms) == before, "but for the member's clock"
+    assert (settlement.events, settlement.profiles, settlement.audit.changes) == ((), (), ())
+    assert [outcome.result for outcome in settlement.outcomes.values()] == [CommandResult.SUPERSEDED]
 
 
 def test_status_changes() -> None:
