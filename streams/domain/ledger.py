@@ -41,9 +41,9 @@ def decide(book: Book, command: Transaction, about: "Effect") -> Refusal | None:
         case TransactionKind.CAPTURE:
             return _capture(book, command, about)
         case TransactionKind.VOID:
-            return _void(book, command)
+            return _void(book, command, about)
         case TransactionKind.ACTIVATE:
-            return _activate(book, command)
+            return _activate(book, command, about)
         case TransactionKind.TRANSFER:
             return _transfer(book, command, about)
         case TransactionKind.REDEEM_VOUCHER:
@@ -210,20 +210,21 @@ def _capture(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     return None
 
 
-def _void(book: Book, command: Transaction) -> Refusal | None:
+def _void(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     hold = open_hold(book, command.related_transaction_id or "")
     if isinstance(hold, Refusal):
         return hold
-    let_go(book, hold, "VOID")
+    about.points_delta = let_go(book, hold, "VOID")
     return None
 
 
-def let_go(book: Book, hold: Hold, closed_by: str) -> None:
-    """VOID, or EXPIRY: the hold's points go back."""
+def let_go(book: Book, hold: Hold, closed_by: str) -> int:
+    """VOID, or EXPIRY: the hold's points go back. Returns the change of the available points."""
     moved = Movement(book)
     moved.release(hold, hold.parts, "void" if closed_by == "VOID" else "timeout")
-    moved.commit(EntryKind.RELEASE, hold_id=hold.hold_id)
+    points_delta = moved.commit(EntryKind.RELEASE, hold_id=hold.hold_id)
     close_hold(book, hold.hold_id, closed_by)
+    return points_delta
 
 
 def close_hold(book: Book, hold_id: str, closed_by: str) -> None:
@@ -232,26 +233,27 @@ def close_hold(book: Book, hold_id: str, closed_by: str) -> None:
         book.remember(hold_id, replace(outcome, closed_by=closed_by))
 
 
-def _activate(book: Book, command: Transaction) -> Refusal | None:
+def _activate(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     """ACTIVATE: what the points waited for has happened."""
     lot_id = command.related_transaction_id or ""
     lot = next((lot for lot in book.account.lots if lot.lot_id == lot_id), None)
     if lot is None or not lot.pending:
         known = lot is not None or book.outcome(lot_id) is not None
         return Refusal.NOT_PENDING if known else Refusal.TRANSACTION_NOT_FOUND
-    make_available(book, [lot], lot_id)
+    about.points_delta = make_available(book, [lot], lot_id)
     return None
 
 
-def make_available(book: Book, lots: list[Lot], command_id: str) -> None:
-    """Pending lots become available; those of a member of a pool go on to it."""
+def make_available(book: Book, lots: list[Lot], command_id: str) -> int:
+    """Pending lots become available; those of a member of a pool go on to it. Returns the change of the available points before that."""
     moved = Movement(book)
     for lot in lots:
         moved.activate(lot)
     moved.pay_debt()
-    moved.commit(EntryKind.ACTIVATION)
+    points_delta = moved.commit(EntryKind.ACTIVATION)
     for lot in lots:
         pool(book, f"{command_id}:{lot.lot_id}", lot.lot_id)
+    return points_delta
 
 
 def _transfer(book: Book, command: Transaction, about: Effect) -> Refusal | None:
