@@ -95,6 +95,10 @@ def settle(
     remembered = rows.outcomes.get(own_key)
     if remembered is not None and is_remembered(remembered, book.program, now_ms):
         return _repeated(account, received, command, digest, remembered, recorded_at_ms)
+    if account is not None and isinstance(command, Transaction) and _is_open(account, command.transaction_id):
+        # Older than answers are remembered, but its points are still here: a second lot or hold of that name would hide the first.
+        audit = outbound.audit(received, command, digest, CommandResult.CONFLICT, None, recorded_at_ms, reason=ID_REUSED)
+        return Settlement(account=account, outcomes={}, vouchers={}, audit=audit)
     if account is None and not isinstance(command, Enrolment):
         audit = outbound.audit(received, command, digest, CommandResult.WAITING, None, recorded_at_ms)
         return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
@@ -195,6 +199,10 @@ def _decide(book: Book, command: Command, effect: ledger.Effect) -> Refusal | Co
     return membership.decide(book, command)
 
 
+def _is_open(account: Account, transaction_id: str) -> bool:
+    return any(lot.lot_id == transaction_id for lot in account.lots) or any(hold.hold_id == transaction_id for hold in account.holds)
+
+
 def _is_erasure(command: Command) -> bool:
     """Whether it concerns the member's own record, wherever the points are."""
     return isinstance(command, MemberOperation) and command.kind is MemberOperationKind.ERASE
@@ -289,7 +297,7 @@ def receive(
         account, cause, None, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
     )
     if relay.kind is RelayKind.BUDGET_ANSWER:
-        return _answered(book, relay, received, account, recorded_at_ms)
+        return _answered(book, relay, received, rows, account, recorded_at_ms)
     timers.advance(book, now_ms)
     tiers.roll(book)
     match relay.kind:
@@ -339,8 +347,8 @@ def _sent(account: Account | None, relay: Relay) -> Settlement:
     return Settlement(account=account, outcomes={}, vouchers={}, relays=(relay,), audit=None)
 
 
-def _answered(book: Book, relay: Relay, received: Received, before: Account, recorded_at_ms: int) -> Settlement:
-    """The budget has answered an activation."""
+def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: Account, recorded_at_ms: int) -> Settlement:
+    """The budget has answered an activation. Once: an activation that is decided stays as it is."""
     command = received.command
     assert isinstance(command, OfferActivation), "a budget's answer carries the activation"
     account = book.account
@@ -348,6 +356,9 @@ def _answered(book: Book, relay: Relay, received: Received, before: Account, rec
         command = _under_name(command, account.member_id, command.member_id)
         assert isinstance(command, OfferActivation)
     own_key = outcome_key(command.program_id, command.member_id, command)
+    known = rows.outcomes.get(own_key)
+    if known is not None and not offers.is_asked(known):
+        return Settlement(account=before, outcomes={}, vouchers={}, audit=None)
     timers.advance(book, book.now_ms)
     book.resume(_cause(received, command), command, book.now_ms)
     own_from = len(book.steps)

@@ -76,8 +76,8 @@ def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     for kind, points, rule_id in earned.lines:
         part = LotPart(lot_id=lot.lot_id, points=points, expires_at_ms=lot.expires_at_ms)
         moved.post(kind, points, ISSUED, rule_id, PENDING if lot.pending else "available", [part])
-    moved.pay_debt()
     extend_by_activity(moved, account, program, command.occurred_at_ms)
+    moved.pay_debt()
     about.points_delta = moved.commit(
         earned.lines[0][0], activity_at_ms=command.occurred_at_ms, expires_at_ms=lot.expires_at_ms
     )

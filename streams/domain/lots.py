@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from schemas.records import Account, EntryKind, Hold, Lot, LotPart
 from streams.domain.book import Book
-from streams.domain.facts import AVAILABLE, DEBT, EXPIRED, HELD, IN_TRANSIT, ISSUED, PENDING, PointsMoved, Posting
+from streams.domain.facts import ADJUSTED, AVAILABLE, DEBT, EXPIRED, HELD, IN_TRANSIT, ISSUED, PENDING, PointsMoved, Posting
 from streams.domain.identity import derived_id
 from streams.domain.periods import add_days
 from streams.domain.program import RefundOfExpired, ReversalPolicy
@@ -104,7 +104,9 @@ class Movement:
         return parts
 
     def pay_debt(self) -> None:
-        """Points that came in pay what is owed: nobody has points and a debt."""
+        """Points that came in pay what is owed: nobody has points and a debt. What has come too late for its own expiry pays nothing."""
+        if self.debt and self.available:
+            self.expire(self._book.now_ms)
         if self.debt and self.available:
             points = min(self.debt, self.available)
             parts = self.take(points, "settled")
@@ -124,17 +126,18 @@ class Movement:
                 taken.append(replace(part, points=mine))
             if part.points > mine:
                 left.append(replace(part, points=part.points - mine))
-        owed = 0
+        owed = {ISSUED: 0, ADJUSTED: 0}
         for part in taken:
             lot = self._lots[part.lot_id]
             claw = min(part.points, lot.claw_when_released)
-            owed += claw
+            owed[_came_from(lot)] += claw
             # A reversal has asked for these: now that they are spent, it takes others.
             spent = _moved(lot, part.points, "held", "spent")
             self._lots[lot.lot_id] = replace(spent, claw_when_released=lot.claw_when_released - claw, reversed=lot.reversed + claw)
         self.post(EntryKind.CAPTURE, -sum(part.points for part in taken), counter_account, "capture", HELD, taken)
         self.release(hold, left, "capture")
-        self.recover(owed, self._book.program.reversal, "reverse")
+        self.recover(owed[ISSUED], self._book.program.reversal, "reverse", ISSUED)
+        self.recover(owed[ADJUSTED], ReversalPolicy.WITHIN_BALANCE, "reverse", ADJUSTED)
         return taken
 
     def release(self, hold: Hold, parts: "list[LotPart] | tuple[LotPart, ...]", rule_id: str) -> None:
@@ -147,21 +150,22 @@ class Movement:
             claw = min(part.points, lot.claw_when_released)
             if claw:
                 lot = replace(_moved(lot, claw, "remaining", "clawed"), claw_when_released=lot.claw_when_released - claw)
-                self.post(EntryKind.REVERSAL, -claw, ISSUED, "reverse", parts=[replace(part, points=claw)])
+                self.post(EntryKind.REVERSAL, -claw, _came_from(lot), "reverse", parts=[replace(part, points=claw)])
             self._lots[part.lot_id] = lot
         self.expire(self._book.now_ms)
         self.pay_debt()
 
-    def recover(self, points: int, policy: ReversalPolicy, rule_id: str) -> None:
+    def recover(self, points: int, policy: ReversalPolicy, rule_id: str, counter_account: str | None = None) -> None:
         """Take back points that are not in their lot any more: others of the member, then a debt or a shortfall, as the policy says."""
         if points <= 0:
             return
+        counter = counter_account or self._counter
         taken = 0 if policy is ReversalPolicy.ONLY_PENDING else min(points, self.available)
         if taken:
             parts = self.take(taken, "clawed")
-            self.post(EntryKind.REVERSAL, -taken, self._counter, rule_id, parts=parts)
+            self.post(EntryKind.REVERSAL, -taken, counter, rule_id, parts=parts)
         if policy is ReversalPolicy.UNLIMITED:
-            self.post(EntryKind.REVERSAL, taken - points, self._counter, rule_id, DEBT)
+            self.post(EntryKind.REVERSAL, taken - points, counter, rule_id, DEBT)
         else:
             self.shortfall += points - taken
 
@@ -183,7 +187,9 @@ class Movement:
             self.put(replace(self._lots[lot_id], reversed=lot.reversed + spent))
             self.recover(spent, policy, "reverse")
         held = min(points - spent, lot.held - lot.claw_when_released)
-        if held:
+        if policy is ReversalPolicy.ONLY_PENDING:
+            self.shortfall += held  # Points that could be spent stay with the member, held or not.
+        elif held:
             self.put(replace(self._lots[lot_id], claw_when_released=lot.claw_when_released + held))
 
     def restore(self, parts: list[LotPart], command_id: str) -> None:
@@ -277,6 +283,11 @@ class Movement:
 def _moved(lot: Lot, points: int, source: str, target: str) -> Lot:
     """Points of a lot from one of its parts to another."""
     return replace(lot, **{source: getattr(lot, source) - points, target: getattr(lot, target) + points})
+
+
+def _came_from(lot: Lot) -> str:
+    """The programme's account that a lot's points came from: those of an earn qualify, those of an adjustment do not."""
+    return ISSUED if lot.qualifying else ADJUSTED
 
 
 def _shown(parts: list[LotPart]) -> tuple[LotPart, ...]:

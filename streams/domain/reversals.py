@@ -43,7 +43,7 @@ def reverse(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     total = sum(part.points for part in original.parts) or (lot.points if lot is not None else abs(original.points_delta))
     if not total:
         return Refusal.TRANSACTION_NOT_REVERSIBLE
-    voucher = _voucher_of(book, original)
+    voucher = _voucher_of(book, original_id, original)
     if voucher is not None and voucher.state is VoucherState.REDEEMED:
         return Refusal.VOUCHER_ALREADY_REDEEMED
     left = total - original.reversed_points
@@ -56,15 +56,20 @@ def reverse(book: Book, command: Transaction, about: Effect) -> Refusal | None:
         if total_points(book.account) + asked > POINTS_LIMIT:
             return Refusal.POINTS_OVERFLOW
         _refund(book, command.transaction_id, original_id, original, asked, about)
-        if voucher is not None and voucher.state is VoucherState.ISSUED and asked == left:
-            vouchers.close(book, voucher, VoucherState.CANCELLED)
+        if voucher is not None and voucher.state is VoucherState.ISSUED:
+            if asked == left:
+                vouchers.close(book, voucher, VoucherState.CANCELLED)
+            else:  # Its row must not promise more than is left, for it may outlive what is remembered of the redemption.
+                book.store_voucher(replace(voucher, points=voucher.points - asked))
         return None
     _take_back(book, original_id, original, lot, asked, about)
     return None
 
 
-def _voucher_of(book: Book, original: Outcome) -> Voucher | None:
-    return book.voucher(original.voucher_code) if original.voucher_code else None
+def _voucher_of(book: Book, original_id: str, original: Outcome) -> Voucher | None:
+    """The voucher that the transaction bought; not one that a tier gave because of it."""
+    voucher = book.voucher(original.voucher_code) if original.voucher_code else None
+    return voucher if voucher is not None and voucher.issued_by == original_id else None
 
 
 def _take_back(book: Book, original_id: str, original: Outcome, lot: Lot | None, asked: int, about: Effect) -> None:
