@@ -368,7 +368,7 @@ class KeepAccounts:
 
     def _send_dead_letter(self, one: Input, stage: DeadLetterStage, reason: str, detail: str, unit: Unit) -> None:
         letter = self._dead_letter(one, stage, reason, detail)
-        unit.send(*letter)
+        unit.send(letter.topic, letter.key, letter.value, dict(letter.headers or {}))
 
     def _dead_letter(self, one: Input, stage: DeadLetterStage, reason: str, detail: str) -> Outgoing:
         metrics.DEAD_LETTERS.labels(PROCESSOR, stage.value, reason).inc()
