@@ -105,7 +105,7 @@ def settle(
     if account is not None and account.merged_into is not None and not isinstance(command, Enrolment) and not _is_erasure(command):
         return _forwarded(book, account, received, command)
     if account is not None:
-        timers.advance(book, now_ms)
+        timers.advance(book)
         tiers.roll(book)
     own_from = len(book.steps)
     effect = ledger.Effect()
@@ -155,8 +155,7 @@ def _settled(
     )
     book.outcomes[own_key] = outcome
     # What has come too late for its own expiry, or ends at once, does not wait for the next record.
-    book.touch(due_at_ms=timers.next_due_ms(after))
-    timers.advance(book, book.now_ms)
+    timers.catch_up(book)
     audit = None
     if not is_asked:
         changes = outbound.changes_between(before, book.account)
@@ -262,7 +261,7 @@ def tick(
     book = Book(
         opened, cause, None, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
     )
-    timers.advance(book, now_ms)
+    timers.advance(book)
     return _close(book, None, recorded_at_ms, opened)
 
 
@@ -298,7 +297,7 @@ def receive(
     )
     if relay.kind is RelayKind.BUDGET_ANSWER:
         return _answered(book, relay, received, rows, account, recorded_at_ms)
-    timers.advance(book, now_ms)
+    timers.advance(book)
     tiers.roll(book)
     match relay.kind:
         case RelayKind.TRANSFER_IN | RelayKind.TRANSFER_BACK:
@@ -317,8 +316,7 @@ def receive(
         payload_hash="", result=CommandResult.APPLIED, sequence=book.account.event_sequence, available_points=book.account.available_points,
         tier=book.account.tier, ingested_at_ms=now_ms,
     )  # fmt: skip
-    book.touch(due_at_ms=timers.next_due_ms(book.account))
-    timers.advance(book, now_ms)
+    timers.catch_up(book)
     return _close(book, None, recorded_at_ms, account)
 
 
@@ -359,7 +357,7 @@ def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: 
     known = rows.outcomes.get(own_key)
     if known is not None and not offers.is_asked(known):
         return Settlement(account=before, outcomes={}, vouchers={}, audit=None)
-    timers.advance(book, book.now_ms)
+    timers.advance(book)
     book.resume(_cause(received, command), command, book.now_ms)
     own_from = len(book.steps)
     answer = offers.decide_answer(book, command, granted=bool(relay.granted))

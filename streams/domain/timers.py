@@ -28,11 +28,17 @@ def next_due_ms(account: Account) -> int | None:
     return due
 
 
-def advance(book: Book, now_ms: int) -> None:
-    """Let everything happen that is due until now, by itself; then the book is the record's again."""
-    account = book.account
-    if account.due_at_ms is None or account.due_at_ms > now_ms:
-        return
+def advance(book: Book) -> None:
+    """Let everything happen that is due until now, by itself; then the book is the record's again. Quick when nothing is: an account never
+    stands in the table of due times under a later instant than its first one."""
+    indexed_ms = book.account.due_at_ms
+    if indexed_ms is not None and indexed_ms <= book.now_ms:
+        catch_up(book)
+
+
+def catch_up(book: Book) -> None:
+    """Let everything happen that is due until the book's time."""
+    now_ms = book.now_ms
     cause, command = book.cause, book.command
     while (due_ms := next_due_ms(book.account)) is not None and due_ms <= now_ms:
         # What was due before it was known (a late earn whose points have expired) happens at once, not before what has happened.

@@ -3,16 +3,18 @@
 import time
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from schemas.codec import Codec
 from schemas.contract import member_key
-from schemas.records import Enrolment
+from schemas.records import Enrolment, ProgramVersion, ProgramVersions
 from schemas.registry import LocalRegistry
-from streams import configuration, topics
-from streams.agents import keep_accounts
+from streams import programs, topics
 from streams.agents.keep_accounts import KeepAccounts, Tables
+from streams.domain import desk
 from streams.engine import Input
+from streams.tables import TABLES
 from tests.e2e import oracle, traffic
 
 MEMBERS, TRANSACTIONS, SEED = 2_000, 40_000, 20261125
@@ -41,7 +43,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent = 0
 
-    def send(self, *_: Any) -> None:
+    def send(self, *_: Any, **__: Any) -> None:
         self.sent += 1
 
 
@@ -50,9 +52,12 @@ def cost() -> dict[str, Any]:
     codec = Codec(LocalRegistry())
     encode = Timed(codec.encode)
     codec.encode = encode  # type: ignore[method-assign]
-    programs = configuration.parse(tomllib.loads(oracle.RULES_TOML), voucher_key=b"k" * 16).programs
-    tables: dict[str, dict[bytes, Any]] = {"accounts": {}, "outcomes": {}, "waiting": {}}
-    handler = KeepAccounts(Tables(**tables), codec=codec, programs=programs, prefix="bench", partition_of=lambda key: 0)
+    rules = programs.to_json(tomllib.loads(oracle.RULES_TOML)["programs"]["grand"])
+    version = ProgramVersion(program_id="grand", version=1, effective_from_ms=1, rules=rules, published_by="bench")
+    tables: dict[str, dict[bytes, Any]] = {name: {} for name in TABLES}
+    tables["programs"][b"grand"] = ProgramVersions(versions=(version,))
+    parse_rules = partial(programs.from_record, voucher_key=b"k" * 16)
+    handler = KeepAccounts(Tables(**tables), codec=codec, parse_rules=parse_rules, prefix="bench", partition_of=lambda key: 0)
     names = {topic.record: topic.name("bench") for topic in topics.INBOUND}
     inputs = []
     for offset, command in enumerate(traffic.commands(SEED, MEMBERS, TRANSACTIONS)):
@@ -60,7 +65,7 @@ def cost() -> dict[str, Any]:
         inputs.append((Input(names[type(command)], 0, offset, 1_790_000_000_000 + offset, key, codec.encode(command), ()), type(command)))
     encode.spent_s = encode.calls = 0
     outbox = Outbox()
-    settle, keep_accounts.settle = keep_accounts.settle, Timed(keep_accounts.settle)  # type: ignore[attr-defined]
+    settle, desk.settle = desk.settle, Timed(desk.settle)  # type: ignore[assignment]
     try:
         decode_s = handle_s = 0.0
         for one, record_type in inputs:
@@ -70,9 +75,9 @@ def cost() -> dict[str, Any]:
             handler.handle(one, outbox)  # type: ignore[arg-type]
             handle_s += time.perf_counter() - decoded_s
             decode_s += decoded_s - started_s
-        decide: Timed = keep_accounts.settle  # type: ignore[assignment,attr-defined]
+        decide: Timed = desk.settle  # type: ignore[assignment]
     finally:
-        keep_accounts.settle = settle  # type: ignore[attr-defined]
+        desk.settle = settle
     rows = list(tables["accounts"].values()) + list(tables["outcomes"].values())
     started_s = time.perf_counter()
     for row in rows:
