@@ -35,9 +35,9 @@ class Lot:
     expired: int = 0
     """Left by expiry."""
     clawed: int = 0
-    """Taken back by reversals of this transaction or of another."""
+    """Taken back by reversals of this transaction."""
     settled: int = 0
-    """Paid a debt when they came in."""
+    """Paid a debt, or what the reversal of another transaction did not find in its own lot."""
     reversed: int = 0
     """Points of it that reversals asked for; of these what was spent was recovered from other lots, or is debt."""
     claw_when_released: int = 0

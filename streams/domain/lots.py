@@ -1,7 +1,6 @@
 """Lots: points that came in together and expire together. A movement takes from them, puts into them, and writes the postings."""
 
 from dataclasses import replace
-from operator import attrgetter
 
 from schemas.records import Account, EntryKind, Hold, Lot, LotPart
 from streams.domain.book import Book
@@ -52,12 +51,15 @@ class Movement:
     def post(
         self, kind: EntryKind, points_delta: int, counter_account: str, rule_id: str, account: str = AVAILABLE, parts: list[LotPart] | None = None
     ) -> None:
-        """Write a line of the journal; nothing for 0 points."""
+        """Write a line of the journal; nothing for 0 points. One line for what moves the same way for the same reason, one after another."""
         if not points_delta:
             return
-        self.postings.append(
-            Posting(kind=kind, points_delta=points_delta, counter_account=counter_account, rule_id=rule_id, account=account, lots=_shown(parts or []))
-        )
+        posting = Posting(kind=kind, points_delta=points_delta, counter_account=counter_account, rule_id=rule_id, account=account, lots=tuple(parts or ()))
+        last = self.postings[-1] if self.postings else posting
+        if last is not posting and (last.kind, last.counter_account, last.rule_id, last.account) == (kind, counter_account, rule_id, account):
+            self.postings[-1] = replace(last, points_delta=last.points_delta + points_delta, lots=last.lots + posting.lots)
+        else:
+            self.postings.append(posting)
         if account == AVAILABLE:
             self.available += points_delta
         if account == DEBT:
@@ -162,7 +164,7 @@ class Movement:
         counter = counter_account or self._counter
         taken = 0 if policy is ReversalPolicy.ONLY_PENDING else min(points, self.available)
         if taken:
-            parts = self.take(taken, "clawed")
+            parts = self.take(taken, "settled")  # Not clawed: their own transaction can be reversed as well, and asks for them then.
             self.post(EntryKind.REVERSAL, -taken, counter, rule_id, parts=parts)
         if policy is ReversalPolicy.UNLIMITED:
             self.post(EntryKind.REVERSAL, taken - points, counter, rule_id, DEBT)
@@ -268,7 +270,7 @@ class Movement:
         if not self.postings and not always:
             return 0
         fact = PointsMoved(
-            postings=tuple(self.postings), lots=lots, holds=tuple(self.holds.values()), shortfall_points=self.shortfall, movement=movement,
+            postings=tuple(map(_shortened, self.postings)), lots=lots, holds=tuple(self.holds.values()), shortfall_points=self.shortfall, movement=movement,
             **about,  # type: ignore[arg-type]
         )  # fmt: skip
         self._book.record(fact)
@@ -290,8 +292,10 @@ def _came_from(lot: Lot) -> str:
     return ISSUED if lot.qualifying else ADJUSTED
 
 
-def _shown(parts: list[LotPart]) -> tuple[LotPart, ...]:
+def _shortened(posting: Posting) -> Posting:
+    """With no more lots than are to be shown."""
+    parts = posting.lots
     if len(parts) <= PARTS_SHOWN_MAX:
-        return tuple(parts)
-    rest = parts[PARTS_SHOWN_MAX - 1 :]
-    return (*parts[: PARTS_SHOWN_MAX - 1], LotPart(lot_id="", points=sum(map(attrgetter("points"), rest)), expires_at_ms=None))
+        return posting
+    rest = LotPart(lot_id="", points=sum(part.points for part in parts[PARTS_SHOWN_MAX - 1 :]), expires_at_ms=None)
+    return replace(posting, lots=(*parts[: PARTS_SHOWN_MAX - 1], rest))
