@@ -135,8 +135,11 @@ def _spend(book: Book, command: Transaction, about: Effect, kind: EntryKind, poi
     about.parts = moved.take(points, "spent")
     about.counter_account = counter_account
     moved.post(kind, -points, counter_account, rule_id, parts=about.parts)
-    extend_by_activity(moved, book.account, book.program, command.occurred_at_ms)
-    about.points_delta = moved.commit(kind, activity_at_ms=command.occurred_at_ms, counter_member_id=command.to_member_id)
+    activity_at_ms = None
+    if kind is not EntryKind.ADJUSTMENT:  # That is somebody else's doing.
+        activity_at_ms = command.occurred_at_ms
+        extend_by_activity(moved, book.account, book.program, activity_at_ms)
+    about.points_delta = moved.commit(kind, activity_at_ms=activity_at_ms, counter_member_id=command.to_member_id)
     return about.parts
 
 
