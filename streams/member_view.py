@@ -1,7 +1,6 @@
 """`loyalty member`: one account as a person reads it, asked of the ingress, with the last entries of its ledger from ClickHouse."""
 
 import json
-import os
 import ssl
 import sys
 import tomllib
@@ -58,12 +57,9 @@ class AnswerError(LoyaltyError):
 @click.option("--token", help=f"API token with the scope members:read.  [default: {TOKEN_VARIABLE}; of a `loyalty up`: its token {TOKEN_NAME}]")
 def member(member_id: str, program: str | None, as_json: bool, url: str | None, token: str | None) -> None:
     """Show the account of MEMBER_ID: points, lots, holds, vouchers, tier, and the last entries of its ledger."""
-    environment = dict(os.environ)
-    # A client's token is no setting of the pipeline's processes, which would refuse it as one that they do not know.
-    token = token or environment.pop(TOKEN_VARIABLE, "")
-    environment.pop(TOKEN_VARIABLE, None)
     try:
-        settings = settings_module.load(environment)
+        settings = settings_module.load()
+        token = token or settings.api_token
         address = (url or ingress_url(settings)).rstrip("/")
         body = ask(address, member_id, program, token or token_of_the_stack(settings, address))
     except ConfigurationError as error:

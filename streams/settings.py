@@ -87,6 +87,7 @@ class Settings:
     worker_session_timeout_s: int = _setting(10, "How long the group waits for a silent worker before it moves its partitions.")
     transaction_timeout_s: int = _setting(15, "How long the broker waits for an open transaction before it aborts it.")
 
+    api_token: str = _secret(doc="Bearer token with the scope members:read, for `loyalty member`; the pipeline's processes do not use it.")
     voucher_key: str = _secret(doc="Key from which voucher codes are derived; 16 characters at least. Must never change.")
 
     def __repr__(self) -> str:

@@ -15,11 +15,13 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 DOMAIN = sorted((ROOT / "streams/domain").rglob("*.py"))
 
 PURE = {
-    "base64", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac", "orjson", "typing",
+    "base64", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "hmac", "orjson", "typing", "zoneinfo",
     "schemas.contract", "schemas.currencies", "schemas.records", "streams.domain",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint", "globals", "hash", "id", "float"}
 """hash and id differ from process to process, float rounds."""
+IMPURE_METHODS = {"now", "utcnow", "today", "timestamp"}
+"""Of datetime: the first three read the clock, the last one is a float."""
 
 
 def name_of(path: Path) -> str:
@@ -72,6 +74,8 @@ def test_the_domain_is_pure(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS:
             found.append(f"{node.lineno}: {node.func.id}()")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in IMPURE_METHODS:
+            found.append(f"{node.lineno}: .{node.func.attr}()")
         if isinstance(node, ast.Global | ast.Nonlocal | ast.AsyncFunctionDef | ast.Await):
             found.append(f"{node.lineno}: {type(node).__name__}")
         if isinstance(node, ast.Constant) and isinstance(node.value, float):

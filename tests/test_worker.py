@@ -34,6 +34,13 @@ class ScriptedApp:
         self.stopped = True
 
 
+class ScriptedTicker:
+    """Ticks never: nothing is due here."""
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
 async def run(
     monkeypatch: pytest.MonkeyPatch, failures: list[Exception], crash: Exception | None = None, unpublished: tuple[Exception, ...] = ()
 ) -> list[ScriptedApp]:  # fmt: skip
@@ -46,9 +53,9 @@ async def run(
         if publications:
             raise publications.pop()
 
-    def build(*_: Any) -> ScriptedApp:
+    def build(*_: Any) -> tuple[ScriptedApp, ScriptedTicker]:
         apps.append(ScriptedApp(failures, stop, crash))
-        return apps[-1]
+        return apps[-1], ScriptedTicker()
 
     monkeypatch.setattr(worker.kafka, "wait_for_topics", topics_are_there)
     monkeypatch.setattr(worker.publishing, "ensure_published", ensure_published)

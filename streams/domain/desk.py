@@ -321,14 +321,15 @@ def receive(
 
 
 def _passed_on(account: Account, relay: Relay) -> Settlement:
-    """The addressee was merged: on to whoever took over. A way that leads back to a member it came through is a circle."""
+    """The addressee was merged: on to whoever took over. A way that leads back to a member it came through is a circle, and lasts only as
+    long as a MERGE_BACK is under way: what cannot be given back to its sender goes round until then."""
     assert account.merged_into is not None
-    if account.member_id in relay.path or relay.from_member_id == account.member_id:
+    is_back = account.member_id in relay.path
+    if relay.kind in (RelayKind.TRANSFER_IN, RelayKind.MERGE_IN) and (is_back or relay.from_member_id == account.member_id):
         # Two members were merged into each other at once. This one's own points come back, and it is itself again.
-        if relay.kind is RelayKind.MERGE_IN and relay.from_member_id == account.member_id:
-            return _sent(account, replace(relay, member_id=account.member_id, kind=RelayKind.MERGE_BACK, path=()))
         return _returned(account, relay)
-    return _sent(account, replace(relay, member_id=account.merged_into, path=(*relay.path, account.member_id)))
+    path = () if is_back else relay.path
+    return _sent(account, replace(relay, member_id=account.merged_into, path=(*path, account.member_id)))
 
 
 def _returned(account: Account | None, relay: Relay) -> Settlement:

@@ -27,6 +27,7 @@ TYPES: Mapping[str, Topic] = {
     "loyalty.enrolment.v1": topics.ENROLMENTS,
     "loyalty.profile-change.v1": topics.PROFILE_CHANGES,
     "loyalty.offer-activation.v1": topics.OFFER_ACTIVATIONS,
+    "loyalty.member-operation.v1": topics.MEMBER_OPERATIONS,
 }
 
 
