@@ -4,7 +4,8 @@ import time
 from decimal import Decimal
 
 from infra.demo.checks import Series, Step, duration, poll
-from infra.demo.systems import Answer, stay_of
+from infra.demo.systems import stay_of
+from infra.demo.telling import code_of, number_of
 from infra.demo.world import World
 from schemas.contract import Command
 from schemas.records import Enrolment
@@ -13,9 +14,11 @@ GUESTS = tuple(f"grand/M-{number:06}" for number in range(1, 201))
 EMPLOYEES = tuple(f"staff/E-{number}" for number in range(1001, 1021))
 GUEST = GUESTS[0]
 """The one that the story follows."""
+EATING, SAVING, SPA_GUEST, SPRING_GUEST, LATE, GIVING, TAKING, TWICE_OLD, TWICE_NEW = GUESTS[-9:]
+"""Those of one step each, with nothing else on their accounts."""
 
-STAY, LONG_STAY, DOUBLED_STAY = "STAY-1", "STAY-2", "STAY-3"
-AMOUNTS = {STAY: Decimal("260.00"), LONG_STAY: Decimal("849.90"), DOUBLED_STAY: Decimal("120.50")}
+STAY, LONG_STAY, DOUBLED_STAY, SPRING_STAY = "STAY-1", "STAY-2", "STAY-3", "STAY-4"
+AMOUNTS = {STAY: Decimal("260.00"), LONG_STAY: Decimal("849.90"), DOUBLED_STAY: Decimal("120.50"), SPRING_STAY: Decimal("90.00")}
 CURRENCY = "EUR"
 NIGHTS = 2
 TOO_MUCH_POINTS, REWARD_POINTS, REWARD = 50_000, 1_000, "spa-day"
@@ -40,14 +43,14 @@ async def enrol_members(world: World, step: Step) -> str:
 
 
 async def check_out(world: World, step: Step) -> str:
-    points = await _stay(world, step, STAY)
+    points = await pay_stay(world, step, GUEST, STAY)
     expected = world.book.pages[GUEST]
     shown = await poll(
         f"GET balance of {GUEST}", lambda: world.api.balance(GUEST), lambda body: body.get("sequence") == expected.events,
         expected=f"sequence {expected.events}",
     )  # fmt: skip
     took_s = time.monotonic() - world.sent.at_s[stay_of(STAY)]
-    claim = f"GET /v1/members/{GUEST.partition('/')[2]}/balance: {expected.points:,} points, from the {shown['source']}"
+    claim = f"GET /v1/members/{number_of(GUEST)}/balance: {expected.points:,} points, from the {shown['source']}"
     step.equal(claim, shown["available_points"], expected.points, took_s=took_s)
     return f"a check-out of {AMOUNTS[STAY]} {CURRENCY} became {points:,} points in two systems"
 
@@ -63,7 +66,7 @@ async def redeem(world: World, step: Step) -> str:
     claim = "mobile app: the refusal arrives as an event as well, with its reason"
     step.equal(claim, heard.event["refusal"], "INSUFFICIENT_POINTS", took_s=world.latency_s(heard))
 
-    world.book.redeem(GUEST, REWARD_POINTS, reward=True)
+    world.book.redeem(GUEST, REWARD_POINTS, reward=True, name="app:redeem:2")
     posted = await world.api.transact(GUEST, "app:redeem:2", kind="REDEEM", points=REWARD_POINTS, reward_code=REWARD)
     world.singles.append("app:redeem:2")
     claim = f"{REWARD_POINTS:,} points asked for: posted, new balance {page.points:,}"
@@ -78,7 +81,11 @@ async def redeem(world: World, step: Step) -> str:
 async def rise_in_tier(world: World, step: Step) -> str:
     page = world.book.pages[GUEST]
     tier_before = page.tier
-    await _stay(world, step, LONG_STAY)
+    next_tier, missing = world.book.to_next_tier(GUEST)
+    progress = (await world.api.account(GUEST))["tier_progress"]
+    claim = f"GET /v1/members/{number_of(GUEST)}: {missing:,} points to {next_tier}"
+    step.equal(claim, (progress["next_tier"], progress["points_to_next"]), (next_tier, missing))
+    await pay_stay(world, step, GUEST, LONG_STAY)
     step.holds("by the programme's rules that is enough for a promotion", page.tier != tier_before, expected="another tier", seen=page.tier)
     for inbox in world.inboxes:
         promotion = await inbox.hear("TIER_CHANGED", stay_of(LONG_STAY))
@@ -90,7 +97,7 @@ async def rise_in_tier(world: World, step: Step) -> str:
     answer = await world.api.activate_offer(GUEST, "app:offer:1", OFFER)
     world.singles.append("app:offer:1")
     step.equal(f"the guest activates the offer {OFFER} in the app", answer.status, 200, took_s=answer.took_s)
-    points = await _stay(world, step, DOUBLED_STAY)
+    points = await pay_stay(world, step, GUEST, DOUBLED_STAY)
     percent = next(tier["earn_percent"] for tier in world.rules["grand"]["tiers"] if tier["name"] == page.tier)
     return f"promoted to {page.tier}; {AMOUNTS[DOUBLED_STAY]} {CURRENCY} now give {points:,} points ({percent} %, doubled)"
 
@@ -120,25 +127,19 @@ async def repeat_check_out(world: World, step: Step) -> str:
     return "the same check-out told three times is credited once"
 
 
-async def _stay(world: World, step: Step, reservation_id: str) -> int:
+async def pay_stay(world: World, step: Step, member: str, reservation_id: str, of_which: str = "") -> int:
     """The guest checks out, and both systems are told of the points."""
-    amount, page = AMOUNTS[reservation_id], world.book.pages[GUEST]
-    world.desk.pms.add_reservation(reservation_id, member_id=GUEST.partition("/")[2], amount=str(amount), currency=CURRENCY, nights=NIGHTS)
-    points = world.book.stay(GUEST, amount, CURRENCY, NIGHTS)
+    amount, page = AMOUNTS[reservation_id], world.book.pages[member]
+    world.desk.pms.add_reservation(reservation_id, member_id=number_of(member), amount=str(amount), currency=CURRENCY, nights=NIGHTS)
+    points = world.book.stay(member, amount, CURRENCY, NIGHTS, name=stay_of(reservation_id))
     command = await world.desk.check_out(reservation_id)
     world.singles.append(command)
     for inbox in world.inboxes:
         credit = await inbox.hear("BALANCE_CHANGED", command)
         seen = (credit.event["points_delta"], credit.event["account"]["available_points"])
-        claim = f"{inbox.name}: {amount} {CURRENCY} credited as {points:,} points, balance {page.points:,}, signature valid"
+        claim = f"{inbox.name}: {amount} {CURRENCY} credited as {points:,} points{of_which}, balance {page.points:,}, signature valid"
         step.equal(claim, seen, (points, page.points), took_s=world.latency_s(credit))
     return points
-
-
-def code_of(answer: Answer) -> str:
-    """The rule that refused a command; empty if none did."""
-    kind: str = answer.body.get("type", "")
-    return kind.removeprefix("urn:loyalty:refused:") if kind.startswith("urn:loyalty:refused:") else ""
 
 
 def _enrolment(member: str) -> Command:

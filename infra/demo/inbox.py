@@ -82,9 +82,13 @@ class Inbox:
             raise CheckFailed(f"{self.name}: {what}", expected=expected, seen=f"{len(found)} events") from None
         return found[:wanted]
 
-    async def hear(self, kind: str, command_id: str) -> Arrival:
-        """The event of this kind that follows from a command. Raises CheckFailed."""
-        return (await self.collect(f"{kind} of {command_id}", 1, lambda one: one.kind == kind and one.command_id == command_id))[0]
+    async def hear(self, kind: str, command_id: str, member: str = "") -> Arrival:
+        """The event of this kind that follows from a command, for this member or for any. Raises CheckFailed."""
+
+        def matches(one: Arrival) -> bool:
+            return one.kind == kind and one.command_id == command_id and member in ("", one.member)
+
+        return (await self.collect(f"{kind} of {command_id}", 1, matches))[0]
 
     def faults(self, wanted: Mapping[str, int]) -> list[str]:
         """Members whose sequences are not exactly 1, 2, 3 up to the wanted one, in this order; a sentence for each."""

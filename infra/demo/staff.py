@@ -1,7 +1,7 @@
 """The step of an employee who leaves: HR says so once, and no points can be spent any more."""
 
 from infra.demo.checks import Step, duration
-from infra.demo.guests import code_of
+from infra.demo.telling import code_of
 from infra.demo.world import World
 
 LEAVER = "staff/E-1007"

@@ -4,8 +4,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from infra.demo import guests, history, outages, staff
-from infra.demo.checks import Step, duration
+from infra.demo import guests, history, in_time, outages, returns, staff, together
+from infra.demo.checks import Series, Step, duration
 from infra.demo.world import World
 from infra.processes import identity
 
@@ -66,6 +66,36 @@ CHAPTERS = (
         guests.rise_in_tier,
     ),
     Chapter(
+        "Points are set aside for a dinner",
+        "The restaurant holds points while the guest eats: not spent yet, and nobody can spend them twice. A hold that is forgotten ends by itself.",
+        in_time.set_points_aside,
+    ),
+    Chapter(
+        "A campaign's points expire",
+        "Points that expire soon are spent first. When their time comes, what is left of them goes, and nothing else. Nobody has to ask for it.",
+        in_time.let_points_expire,
+    ),
+    Chapter(
+        "A spa day is cancelled, a stay is corrected",
+        "Points that were spent come back to where they came from; points that should not have been given are taken back, once.",
+        returns.give_back,
+    ),
+    Chapter(
+        "A voucher is handed in",
+        "Bought in the app, good once at the spa.",
+        returns.hand_in,
+    ),
+    Chapter(
+        "An offer has a budget",
+        "Each guest who joins reserves 600 points of it. In this demo it is 1,000 over all members, so it is enough for one.",
+        together.join_offer,
+    ),
+    Chapter(
+        "Points and guests move",
+        "A guest gives points to another. Two numbers turn out to be the same guest, and become one.",
+        together.change_hands,
+    ),
+    Chapter(
         "The CRM is down",
         "Nobody else waits for it. What happens meanwhile is kept and delivered on its return, each member's events in order.",
         outages.crm_goes_down,
@@ -104,8 +134,9 @@ STOP = Chapter("Everything stops", "The pipeline finishes what is under way, the
 def note_singles(world: World) -> None:
     """The latencies of all commands that came alone, for the end."""
     singles = set(world.singles)
-    world.note_latencies("one at a time: check-outs, redemptions, HR", [one for one in world.app.arrivals if one.command_id in singles])
+    world.note_latencies("one at a time: check-outs, redemptions, holds, HR", [one for one in world.app.arrivals if one.command_id in singles])
     world.series.insert(0, world.series.pop())
+    world.series.insert(1, Series(situation="what ends by itself, counted from its time", seconds=tuple(world.lapses_s)))
 
 
 def traffic(world: World) -> Mapping[str, int]:

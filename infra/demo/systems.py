@@ -22,7 +22,7 @@ from streams.settings import Settings
 
 FLUSH_S = 30  # For the broker to acknowledge what was produced.
 ANSWER_S = 30  # For any other answer.
-WAIT_S = 2  # What the app grants the pipeline to decide on a redemption, with a guest who looks at the screen.
+WAIT_S = 5  # What the app grants the pipeline to decide on a redemption, with a guest who looks at the screen.
 
 TOPIC_OF = {topic.record: topic for topic in topics.INBOUND}
 
@@ -117,6 +117,10 @@ class Api:
 
     async def activate_offer(self, member: str, event_id: str, offer_id: str) -> Answer:
         return await self._post("offer-activations", member, event_id, {"event_id": event_id, "offer_id": offer_id})
+
+    async def operate(self, member: str, event_id: str, **fields: Any) -> Answer:
+        """POST an operation on the membership as a whole, for example a merge."""
+        return await self._post("member-operations", member, event_id, {"event_id": event_id, "source_system": "crm"} | fields)
 
     async def balance(self, member: str) -> dict[str, Any]:
         """GET the newest balance, as the cache has it; or the problem that was answered instead."""

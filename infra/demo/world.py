@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,11 +29,33 @@ T = TypeVar("T")
 ENVIRONMENT = {"LOYALTY_WORKER_INSTANCE_ID": "worker-of-the-demo"}
 
 
+SPRING_OFFER = "spring-bonus"
+SPRING_BUDGET = 1000  # Enough for one guest, of whom each may have 600: whoever comes second learns that it is spent.
+SPRING_DAYS = 30  # Before today and after it.
+
+
+def in_season(text: str) -> str:
+    """The example configuration, with spring come and a small budget: the file's own offer is months away, and good for thousands of guests."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    changes = {
+        "starts_at": (now - timedelta(days=SPRING_DAYS)).isoformat(),
+        "ends_at": (now + timedelta(days=SPRING_DAYS)).isoformat(),
+        "budget_points": str(SPRING_BUDGET),
+    }
+    head, mark, rest = text.partition(f".offers.{SPRING_OFFER}]\n")
+    offer, end, tail = rest.partition("\n[")
+    for name, value in changes.items():
+        offer, found = re.subn(rf"^{name} = \S+", f"{name} = {value}", offer, flags=re.MULTILINE)
+        if not found:
+            raise ConfigurationError(f"The example configuration has no offer {SPRING_OFFER} with {name}.")
+    return f"{head}{mark}{offer}{end}{tail}"
+
+
 class World:
     """What the steps work with."""
 
     def __init__(self, stack: Stack) -> None:
-        text = configuration.render_example(EXAMPLE_FILE.read_text())
+        text = in_season(configuration.render_example(EXAMPLE_FILE.read_text()))
         document = tomllib.loads(text)
         self.stack = stack
         self._text = text
@@ -47,6 +70,8 @@ class World:
         self.series: list[Series] = []
         self.singles: list[str] = []
         """Commands that came alone, one after the other: their latencies are told together."""
+        self.lapses_s: list[float] = []
+        """Of what ended by itself: how long after its time the app was told."""
         # Once the stack runs:
         self.upstream: Upstream
         self.api: Api
