@@ -74,7 +74,7 @@ class Page:
         return self.points, self.qualifying, self.tier, self.events
 
     def note(self, *moves: int) -> None:
-        """One event, and a line in the ledger for each move of points but none for 0: nothing has moved, for example if it was refused."""
+        """One event, and a line in the ledger for each kind of move. None for 0: nothing has moved, for example if it was refused."""
         self.events += 1
         self.entries += sum(points != 0 for points in moves)
 
@@ -212,10 +212,13 @@ class Book:
         bought.voucher = "REDEEMED" if applied else bought.voucher
         return applied
 
-    def expire(self, member: str, name: str) -> int:
-        """The time of a lot is over; how many points are lost."""
-        page, lot = self.pages[member], self.pages[member].lots[name]
-        lost, lot.remaining = lot.remaining, 0
+    def expire(self, member: str, at_ms: int) -> int:
+        """The time of the points that expire at that instant is over; how many are lost."""
+        page, lost = self.pages[member], 0
+        for lot in page.lots.values():
+            if lot.expires_at_ms == at_ms:
+                lost += lot.remaining
+                lot.remaining = 0
         self.expired += lost
         if lost:
             page.note(lost)
@@ -273,7 +276,7 @@ class Book:
             else:
                 lot.remaining += mine
                 lot.spent -= mine
-        page.note(*(mine for _, mine in bought.parts))
+        page.note(sum(mine for _, mine in bought.parts))
         page.note()  # The voucher.
         return True
 
@@ -292,7 +295,7 @@ class Book:
         lot.remaining -= own
         spent = min(asked - own, lot.spent - lot.reversed)
         lot.reversed += spent
-        page.note(own, sum(mine for _, mine in page.take(spent)))
+        page.note(own + sum(mine for _, mine in page.take(spent)))
         if lot.qualifies:
             page.qualifying = max(0, page.qualifying - asked)
         return True
@@ -311,16 +314,19 @@ class Book:
             by_expiry[lot.expires_at_ms] = by_expiry.get(lot.expires_at_ms, 0) + mine
         for expires_at_ms, mine in sorted(by_expiry.items()):
             other.put("", mine, expires_at_ms)
-        other.note(*by_expiry.values())
+        other.note(points)
         return True
 
-    def merge(self, member: str, into: str) -> None:
+    def merge(self, member: str, into: str) -> bool:
         """All that a member has is another's from now on, and so is all that is sent to the old number."""
         page, other = self.pages[member], self._page(into)
+        if page.holds:
+            page.note()
+            return False
         arriving = [lot for lot in page.lots.values() if lot.remaining]
         if arriving:
             page.note(page.points)
-            other.note(*(lot.remaining for lot in arriving))
+            other.note(sum(lot.remaining for lot in arriving))
         for name, lot in page.lots.items():
             other.lots[f"{member}: {name}"] = lot
         page.lots, page.merged_into = {}, into
@@ -330,6 +336,7 @@ class Book:
         other.offers = page.offers | other.offers
         qualifying, page.qualifying = page.qualifying, 0
         self._qualify(into, qualifying)
+        return True
 
     def _earn(self, member: str, base: int, category: str | None, name: str) -> int:
         page, offers = self._page(member), self._program(member).get("offers", {})

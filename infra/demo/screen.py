@@ -44,7 +44,8 @@ class Screen:
         self._prose(
             "Kafka, Valkey, ClickHouse and the pipeline's processes run on this machine, for this demo alone; the mobile app, the"
             " CRM, the hotel's PMS and HR are stand-ins that speak real HTTP. Each line with a mark was checked against what"
-            " arrived. The time in front of it is from the sender's call to that moment.",
+            " arrived. The time in front of it is from the sender's call to that moment;"
+            " for what happens by itself, from when it was due.",
             indent=0,
         )
         self._prose(f"Logs: {shown(home / 'logs')}", indent=0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from infra.demo import guests, history, in_time, outages, returns, staff, together
 from infra.demo.checks import Series, Step, duration
-from infra.demo.world import World
+from infra.demo.world import SPRING_BUDGET, World
 from infra.processes import identity
 
 Tell = Callable[[World, Step], Awaitable[str]]
@@ -87,7 +87,7 @@ CHAPTERS = (
     ),
     Chapter(
         "An offer has a budget",
-        "Each guest who joins reserves 600 points of it. In this demo it is 1,000 over all members, so it is enough for one.",
+        f"Whoever joins reserves what the offer may give them. In this demo the budget is {SPRING_BUDGET:,} points for all members: enough for one.",
         together.join_offer,
     ),
     Chapter(

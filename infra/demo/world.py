@@ -34,9 +34,8 @@ SPRING_BUDGET = 1000  # Enough for one guest, of whom each may have 600: whoever
 SPRING_DAYS = 30  # Before today and after it.
 
 
-def in_season(text: str) -> str:
+def in_season(text: str, now: datetime) -> str:
     """The example configuration, with spring come and a small budget: the file's own offer is months away, and good for thousands of guests."""
-    now = datetime.now(UTC).replace(microsecond=0)
     changes = {
         "starts_at": (now - timedelta(days=SPRING_DAYS)).isoformat(),
         "ends_at": (now + timedelta(days=SPRING_DAYS)).isoformat(),
@@ -55,7 +54,7 @@ class World:
     """What the steps work with."""
 
     def __init__(self, stack: Stack) -> None:
-        text = in_season(configuration.render_example(EXAMPLE_FILE.read_text()))
+        text = in_season(configuration.render_example(EXAMPLE_FILE.read_text()), datetime.now(UTC).replace(microsecond=0))
         document = tomllib.loads(text)
         self.stack = stack
         self._text = text
