@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from schemas.contract import Command
@@ -120,19 +121,36 @@ def answer_to(ask: Relay, *, granted: bool) -> Relay:
     return replace(ask, kind=RelayKind.BUDGET_ANSWER, member_id=ask.from_member_id, from_member_id=ask.member_id, granted=granted)
 
 
+class Numbers(NamedTuple):
+    """What a case comes to."""
+
+    result: CommandResult | Refusal | None
+    available: int
+    qualifying: int
+    tier: str
+    pending: int
+    held: int
+    debt: int
+    shortfall: int
+
+
 def check(case: Case) -> None:
     """Raise AssertionError unless the last of the case's steps comes to what the case says, and the books are in order."""
     shell, last = play(case)
-    assert answer(last) == case.result
     account = last.account
     assert account is not None
-    assert (account.available_points, account.qualifying_points, account.tier) == (case.available, case.qualifying, case.tier)
-    assert (account.pending_points, account.held_points, account.debt_points) == (case.pending, case.held, case.debt)
-    assert sum(event.shortfall_points or 0 for event in last.events) == case.shortfall
+    expected = Numbers(case.result, case.available, case.qualifying, case.tier, case.pending, case.held, case.debt, case.shortfall)
+    got = Numbers(
+        answer(last), account.available_points, account.qualifying_points, account.tier, account.pending_points, account.held_points,
+        account.debt_points, sum(event.shortfall_points or 0 for event in last.events),
+    )  # fmt: skip
+    assert got == expected, f"{got}, expected {expected}"
     if case.lots is not None:
-        assert {lot.lot_id: lot.remaining for lot in account.lots if lot.remaining} == case.lots
+        lots = {lot.lot_id: lot.remaining for lot in account.lots if lot.remaining}
+        assert lots == case.lots, f"{lots}, expected {case.lots}"
     if case.events is not None:
-        assert tuple(event.kind.value for event in last.events) == case.events
+        kinds = tuple(event.kind.value for event in last.events)
+        assert kinds == case.events, f"{kinds}, expected {case.events}"
     in_order(account, shell.entries)
     if shell.events:
         snapshot = shell.events[-1].account
