@@ -34,7 +34,7 @@ from streams.domain.book import Book, Cause, Received, is_remembered
 from streams.domain.facts import CommandRefused, VoucherIssued
 from streams.domain.identity import outcome_key, payload_hash, transaction_key
 from streams.domain.lots import POINTS_LIMIT, total_points
-from streams.domain.program import Program
+from streams.domain.program import Program, in_force
 from streams.domain.refusals import ID_REUSED, Refusal
 from streams.domain.relays import cause_of, origin_of
 
@@ -154,7 +154,8 @@ def _settled(
         request=b"" if is_asked else None,
     )
     book.outcomes[own_key] = outcome
-    # What has come too late for its own expiry, or ends at once, does not wait for the next record.
+    # What has come too late for its own expiry, or ends at once, does not wait for the next record, nor does it happen before this one.
+    book.touch(clock_ms=book.now_ms)
     timers.catch_up(book)
     audit = None
     if not is_asked:
@@ -220,10 +221,8 @@ def _repeated(
 
 def _forwarded(book: Book, account: Account, received: Received, command: Command) -> Settlement:
     """The member was merged: whoever took over decides. What is remembered of a transaction that the command names goes along."""
-    original = None
-    if isinstance(command, Transaction):
-        named = command.reverses_transaction_id or command.related_transaction_id
-        original = book.outcome(named) if named else None
+    named = _named_by(command)
+    original = book.outcome(named) if named else None
     relay = Relay(
         program_id=account.program_id,
         member_id=account.merged_into or "",
@@ -285,11 +284,13 @@ def receive(
     if key in rows.outcomes:
         return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
     if account is not None and account.merged_into is not None and relay.kind is not RelayKind.MERGE_BACK:
+        if relay.kind is RelayKind.FORWARD:
+            return _forwarded_again(account, relay, received, rows, programs, now_ms, recorded_at_ms)
         return _passed_on(account, relay)
     if relay.kind is RelayKind.FORWARD:
         return _decide_forwarded(account, relay, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
     back = relay.kind in (RelayKind.TRANSFER_BACK, RelayKind.MERGE_BACK)
-    if account is None or (account.status is MemberStatus.ERASED and not back):
+    if account is None or (account.status is MemberStatus.ERASED and not back and relay.kind is not RelayKind.BUDGET_ANSWER):
         return _returned(account, relay)
     cause = cause_of(relay, received.stream, received.ingested_at_ms)
     book = Book(
@@ -316,6 +317,7 @@ def receive(
         payload_hash="", result=CommandResult.APPLIED, sequence=book.account.event_sequence, available_points=book.account.available_points,
         tier=book.account.tier, ingested_at_ms=now_ms,
     )  # fmt: skip
+    book.touch(clock_ms=now_ms)
     timers.catch_up(book)
     return _close(book, None, recorded_at_ms, account)
 
@@ -324,22 +326,30 @@ def _passed_on(account: Account, relay: Relay) -> Settlement:
     """The addressee was merged: on to whoever took over. A way that leads back to a member it came through is a circle, and lasts only as
     long as a MERGE_BACK is under way: what cannot be given back to its sender goes round until then."""
     assert account.merged_into is not None
-    is_back = account.member_id in relay.path
-    if relay.kind in (RelayKind.TRANSFER_IN, RelayKind.MERGE_IN) and (is_back or relay.from_member_id == account.member_id):
+    is_circle = account.member_id in relay.path or relay.from_member_id == account.member_id
+    if relay.kind in (RelayKind.TRANSFER_IN, RelayKind.MERGE_IN) and is_circle:
         # Two members were merged into each other at once. This one's own points come back, and it is itself again.
         return _returned(account, relay)
-    path = () if is_back else relay.path
-    return _sent(account, replace(relay, member_id=account.merged_into, path=(*path, account.member_id)))
+    return _sent(account, replace(relay, member_id=account.merged_into, path=(*_path_to(account, relay), account.member_id)))
+
+
+def _path_to(account: Account, relay: Relay) -> tuple[str, ...]:
+    """The merged members that lead here, without the rounds of a circle."""
+    path = relay.path
+    return path[: path.index(account.member_id)] if account.member_id in path else path
 
 
 def _returned(account: Account | None, relay: Relay) -> Settlement:
     """Back to where it came from."""
-    back = {RelayKind.TRANSFER_IN: RelayKind.TRANSFER_BACK, RelayKind.MERGE_IN: RelayKind.MERGE_BACK}.get(relay.kind, relay.kind)
-    if back is relay.kind:  # A budget's answer for somebody who is not there any more: the reservation is spent.
-        return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
-    # A merge's way back tells whose account it carries, a transfer's who did not take the points.
-    sender = relay.member_id if back is RelayKind.TRANSFER_BACK else relay.from_member_id
-    return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))
+    if relay.kind in (RelayKind.TRANSFER_IN, RelayKind.MERGE_IN):
+        # A merge's way back tells whose account it carries, a transfer's who did not take the points.
+        is_transfer = relay.kind is RelayKind.TRANSFER_IN
+        back, sender = (RelayKind.TRANSFER_BACK, relay.member_id) if is_transfer else (RelayKind.MERGE_BACK, relay.from_member_id)
+        return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))
+    if not relay.path:
+        raise ValueError(f"a {relay.kind} came to a member who never was")
+    # Whoever passed it on was merged into nobody, and is itself again when it arrives: the MERGE_BACK goes before it.
+    return _sent(account, replace(relay, member_id=relay.path[-1], path=relay.path[:-1]))
 
 
 def _sent(account: Account | None, relay: Relay) -> Settlement:
@@ -351,9 +361,9 @@ def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: 
     command = received.command
     assert isinstance(command, OfferActivation), "a budget's answer carries the activation"
     account = book.account
-    if command.member_id != account.member_id:  # Who asked was merged into this member meanwhile.
-        command = _under_name(command, account.member_id, command.member_id)
-        assert isinstance(command, OfferActivation)
+    # Who asked may have been merged into this member meanwhile, and may have been asked in the name of another.
+    event_id = _moved(_path_to(account, relay), relay.origin.command_id)
+    command = replace(command, member_id=account.member_id, event_id=event_id)
     own_key = outcome_key(command.program_id, command.member_id, command)
     known = rows.outcomes.get(own_key)
     if known is not None and not offers.is_asked(known):
@@ -378,27 +388,67 @@ def _decide_forwarded(
 ) -> Settlement:
     """A command that was sent to a member who was merged into this one.
 
-    Its ids are told apart from this member's own by the name of the one it was sent to. Nobody here: it goes back, and if that one is
+    Its ids are told apart from this member's own by the names of those that it came through. Nobody here: it goes back, and if that one is
     itself again, it is decided there.
     """
     command = received.command
     assert command is not None, "a forwarded command is carried along"
-    source = relay.from_member_id
     if account is None:
-        return _sent(None, replace(relay, member_id=source, path=(*relay.path, relay.member_id)))
-    if account.member_id == source:
+        last = relay.path[-1] if relay.path else relay.from_member_id
+        return _sent(None, replace(relay, member_id=last, path=relay.path[:-1]))
+    if account.member_id == relay.from_member_id:
         return settle(account, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
+    command, original = _here(account, relay, command)
     known: Mapping[bytes, Outcome] = rows.outcomes
-    if relay.original is not None and isinstance(command, Transaction):
-        named = command.reverses_transaction_id or command.related_transaction_id or ""
-        key = transaction_key(account.program_id, account.member_id, membership.moved_id(source, named))
+    if original is not None and isinstance(command, Transaction):
+        key = transaction_key(account.program_id, account.member_id, _named_by(command) or "")
         if known.get(key) is None:
-            known = _With(known, key, _renamed(relay.original, source))
-    named_command = _under_name(command, account.member_id, source)
-    forwarded = replace(received, command=named_command)
+            known = _With(known, key, original)
     return settle(
-        account, forwarded, rows=Rows(outcomes=known, vouchers=rows.vouchers), programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms
-    )
+        account, replace(received, command=command), rows=Rows(outcomes=known, vouchers=rows.vouchers), programs=programs, clock_ms=clock_ms,
+        recorded_at_ms=recorded_at_ms,
+    )  # fmt: skip
+
+
+def _forwarded_again(
+    account: Account, relay: Relay, received: Received, rows: Rows, programs: Sequence[Program], now_ms: int, recorded_at_ms: int
+) -> Settlement:
+    """A forwarded command at a member who was merged as well: answered if it was decided here before that, passed on if not."""
+    command = received.command
+    assert command is not None, "a forwarded command is carried along"
+    if account.member_id == relay.from_member_id:
+        return _sent(account, replace(relay, member_id=account.merged_into or "", path=()))
+    command, original = _here(account, relay, command)
+    program = in_force(programs, now_ms)
+    remembered = rows.outcomes.get(outcome_key(command.program_id, command.member_id, command))
+    if remembered is not None and is_remembered(remembered, program, now_ms):
+        return _repeated(account, replace(received, command=command), command, payload_hash(command), remembered, recorded_at_ms)
+    named = _named_by(command)
+    if named is not None:
+        mine = rows.outcomes.get(transaction_key(account.program_id, account.member_id, named))
+        original = mine if is_remembered(mine, program, now_ms) else original
+    return _passed_on(account, replace(relay, original=original))
+
+
+def _here(account: Account, relay: Relay, command: Command) -> tuple[Command, Outcome | None]:
+    """A forwarded command and what goes along with it, by the names that they have at this member."""
+    path = _path_to(account, relay)
+    original = relay.original
+    if original is not None:  # It has the names of the one who passed it on last.
+        original = _renamed(original, path[-1] if path else relay.from_member_id)
+    return _under_name(command, account.member_id, (relay.from_member_id, *path)), original
+
+
+def _named_by(command: Command) -> str | None:
+    """The transaction that a command is about."""
+    return command.reverses_transaction_id or command.related_transaction_id if isinstance(command, Transaction) else None
+
+
+def _moved(path: Sequence[str], identifier: str) -> str:
+    """A name as it is after it was moved from each of these members, in turn."""
+    for member_id in path:
+        identifier = membership.moved_id(member_id, identifier)
+    return identifier
 
 
 class _With(Mapping[bytes, Outcome]):
@@ -426,13 +476,13 @@ def _renamed(original: Outcome, source: str) -> Outcome:
     return replace(original, parts=parts, lot=None if lot is None else replace(lot, lot_id=membership.moved_id(source, lot.lot_id)))
 
 
-def _under_name(command: Command, member_id: str, source: str) -> Command:
+def _under_name(command: Command, member_id: str, path: Sequence[str]) -> Command:
     def renamed(identifier: str | None) -> str | None:
-        return None if identifier is None else membership.moved_id(source, identifier)
+        return None if identifier is None else _moved(path, identifier)
 
     if isinstance(command, Transaction):
         return replace(
-            command, member_id=member_id, transaction_id=membership.moved_id(source, command.transaction_id),
+            command, member_id=member_id, transaction_id=_moved(path, command.transaction_id),
             reverses_transaction_id=renamed(command.reverses_transaction_id), related_transaction_id=renamed(command.related_transaction_id),
         )  # fmt: skip
-    return replace(command, member_id=member_id, event_id=membership.moved_id(source, command.event_id))
+    return replace(command, member_id=member_id, event_id=_moved(path, command.event_id))

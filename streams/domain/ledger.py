@@ -288,12 +288,13 @@ def pool(book: Book, command_id: str, lot_id: str) -> None:
 def _under_way(book: Book, to_member_id: str, command_id: str, parts: list[LotPart], movement: EntryKind) -> Relay:
     """The relay that brings points to another member: one lot for each expiry, so that nobody gains time by passing points on."""
     account = book.account
+    name = f"{command_id}:{account.event_sequence}"  # An id that was forgotten may come again; its lots and its relay may still be there.
     by_expiry: dict[int | None, int] = {}
     for part in parts:
         by_expiry[part.expires_at_ms] = by_expiry.get(part.expires_at_ms, 0) + part.points
     lots = tuple(
         Lot(
-            lot_id=derived_id("lot", account.program_id, account.member_id, command_id, number),
+            lot_id=derived_id("lot", account.program_id, account.member_id, name, number),
             points=by_expiry[expires_at_ms],
             remaining=by_expiry[expires_at_ms],
             earned_at_ms=book.cause.occurred_at_ms,
@@ -304,7 +305,7 @@ def _under_way(book: Book, to_member_id: str, command_id: str, parts: list[LotPa
     return Relay(
         program_id=account.program_id,
         member_id=to_member_id,
-        relay_id=derived_id("rly", account.program_id, account.member_id, command_id),
+        relay_id=derived_id("rly", account.program_id, account.member_id, name),
         kind=RelayKind.TRANSFER_IN,
         from_member_id=account.member_id,
         movement=movement,

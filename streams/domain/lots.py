@@ -6,7 +6,7 @@ from schemas.records import Account, EntryKind, Hold, Lot, LotPart
 from streams.domain.book import Book
 from streams.domain.facts import ADJUSTED, AVAILABLE, DEBT, EXPIRED, HELD, IN_TRANSIT, ISSUED, PENDING, PointsMoved, Posting
 from streams.domain.identity import derived_id
-from streams.domain.periods import add_days
+from streams.domain.periods import add_days, start_of_day
 from streams.domain.program import RefundOfExpired, ReversalPolicy
 
 NEVER_MS = 2**63 - 1
@@ -16,6 +16,10 @@ POINTS_LIMIT = 2**62
 
 PARTS_SHOWN_MAX = 64
 """Lots that one event or entry names; a movement over more of them sums up the others in the last one."""
+
+
+LOTS_MAX = 250
+"""Open lots above which those that expire on one day become one: a member's row is written with every movement."""
 
 
 def order(lot: Lot) -> tuple[int, int, str]:
@@ -264,6 +268,8 @@ class Movement:
         for lot in [lot for lot in self._lots.values() if not is_open(lot)]:
             del self._lots[lot.lot_id]
             self._book.close_lot(lot)
+        if len(self._lots) > LOTS_MAX:
+            self._gather()
         lots = tuple(self._lots.values())
         if self._inserted:
             lots = tuple(sorted(lots, key=order))
@@ -275,6 +281,29 @@ class Movement:
         )  # fmt: skip
         self._book.record(fact)
         return fact.points_delta
+
+    def _gather(self) -> None:
+        """Make one lot of those that expire on one day, with the latest expiry of them. In the old ones the points count as spent: reversed,
+        they are recovered from the member's other points, of which the new lot is one."""
+        book = self._book
+        by_day: dict[tuple[int, bool], list[Lot]] = {}
+        for lot in self._lots.values():
+            if lot.remaining and not lot.held and not lot.pending:
+                day_ms = 0 if lot.expires_at_ms is None else start_of_day(book.program.time_zone, lot.expires_at_ms)
+                by_day.setdefault((day_ms, lot.extended_by_activity), []).append(lot)
+        for (_, extended), lots in by_day.items():
+            if len(lots) < 2:
+                continue
+            last = max(lots, key=order)
+            points = sum(lot.remaining for lot in lots)
+            gathered = Lot(
+                lot_id=self.new_lot_id(f"gathered:{last.lot_id}"), points=points, remaining=points, earned_at_ms=min(lot.earned_at_ms for lot in lots),
+                expires_at_ms=last.expires_at_ms, extended_by_activity=extended,
+            )  # fmt: skip
+            for lot in lots:
+                del self._lots[lot.lot_id]
+                book.close_lot(_moved(lot, lot.remaining, "remaining", "spent"))
+            self.put(gathered)
 
     def _spendable(self) -> list[Lot]:
         now_ms = self._book.now_ms

@@ -86,7 +86,7 @@ def _merge(book: Book, command: MemberOperation) -> Refusal | None:
         Relay(
             program_id=account.program_id,
             member_id=target,
-            relay_id=derived_id("rly", account.program_id, account.member_id, f"merge:{command.event_id}"),
+            relay_id=derived_id("rly", account.program_id, account.member_id, f"merge:{command.event_id}:{book.account.event_sequence}"),
             kind=RelayKind.MERGE_IN,
             from_member_id=account.member_id,
             lots=account.lots,

@@ -49,9 +49,10 @@ def decide_answer(book: Book, command: OfferActivation, *, granted: bool) -> Ref
     account, program = book.account, book.program
     asked = [use for use in account.offer_uses if use.asked and use.offer_id == command.offer_id]
     left = tuple(use for use in account.offer_uses if use not in asked)
-    if not granted:
+    is_erased = account.status is MemberStatus.ERASED  # Meanwhile: what was reserved stays so.
+    if is_erased or not granted:
         book.record(RulesUsed(rule_uses=account.rule_uses, offer_uses=left))
-        return Refusal.OFFER_BUDGET_SPENT
+        return Refusal.MEMBER_ERASED if is_erased else Refusal.OFFER_BUDGET_SPENT
     offer = program.offers.get(command.offer_id) or Offer(offer_id=command.offer_id)
     period_ms = asked[0].period_starts_at_ms if asked else start_of_period(program.time_zone, offer.period, command.occurred_at_ms)
     use = OfferUse(offer_id=offer.offer_id, period_starts_at_ms=period_ms, asked=False, uses=0, points=0)

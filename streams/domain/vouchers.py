@@ -46,9 +46,11 @@ def check_character(body: str) -> str:
 
 
 def issue(book: Book, reward_code: str, issuance_id: str, issued_by: str, points: int) -> None:
-    """Issue a voucher. `issuance_id` names the issuance for ever: the same gives the same code."""
+    """Issue a voucher. `issuance_id` names the issuance: a replay gives the same code, and one that is as old as to be forgotten a new one."""
     account, program = book.account, book.program
     code = voucher_code(program.voucher_key, account.program_id, account.member_id, issuance_id)
+    if book.voucher(code) is not None:
+        code = voucher_code(program.voucher_key, account.program_id, account.member_id, f"{issuance_id}:{account.event_sequence}")
     reward = program.rewards.get(reward_code) or Reward(reward_code=reward_code)
     issued_at_ms = book.cause.occurred_at_ms
     expires_at_ms = None if reward.valid_days is None else add_days(program.time_zone, issued_at_ms, reward.valid_days)
