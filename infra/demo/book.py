@@ -295,7 +295,7 @@ class Book:
         lot.remaining -= own
         spent = min(asked - own, lot.spent - lot.reversed)
         lot.reversed += spent
-        page.note(own + sum(mine for _, mine in page.take(spent)))
+        page.note(own + sum(mine for _, mine in page.spend(spent)))
         if lot.qualifies:
             page.qualifying = max(0, page.qualifying - asked)
         return True

@@ -12,7 +12,7 @@ SAVED, DINNER, BILL, TOO_MUCH, PARTY, BAR = 1000, 600, 450, 500, 300, 200
 
 EARNED, CAMPAIGN, GIFT = 500, 300, 100
 
-HOLD_S, CAMPAIGN_S = 2.0, 3.0  # How long the bar's hold and the campaign's points last: at least, and
+HOLD_S, CAMPAIGN_S = 1.5, 3.0  # How long the bar's hold and the campaign's points last: at least, and
 ANSWERS = 12  # that many times what the machine needs for an answer, so that even a busy one can spend the points before.
 
 

@@ -17,7 +17,8 @@ async def join_offer(world: World, step: Step) -> str:
     book.activate(SPRING_GUEST, SPRING_OFFER)
     world.singles.append("app:offer:2")
     answer = await api.activate_offer(SPRING_GUEST, "app:offer:2", SPRING_OFFER)
-    step.equal(f"a guest joins {SPRING_OFFER} in the app, and {offer['cap_points']} points of the budget are reserved", answer.status, 200, took_s=answer.took_s)
+    claim = f"a guest joins {SPRING_OFFER} in the app, and {offer['cap_points']} points of the budget are reserved"
+    step.equal(claim, answer.status, 200, took_s=answer.took_s)
     await both_hear(world, step, f"{number_of(SPRING_GUEST)} has joined {SPRING_OFFER}", SPRING_GUEST, "app:offer:2", "OFFER_ACTIVATED", offer_id=SPRING_OFFER)
     points = await pay_stay(world, step, SPRING_GUEST, SPRING_STAY, f", {offer['bonus_points']} of them by the offer")
     account = await api.account(SPRING_GUEST)

@@ -242,7 +242,7 @@ class Run:
         return any(lot.remaining and lot.expires_at_ms < float("inf") for lot in self._page(member).lots.values())
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 20, 66])
 def test_the_book_agrees_with_the_domain(seed: int) -> None:
     run = Run(seed)
     for number in range(COMMANDS):
