@@ -8,7 +8,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from schemas.contract import Command
-from schemas.records import Account, CommandResult, LedgerEntry, MemberStatus, Relay, RelayKind
+from schemas.records import Account, CommandResult, LedgerEntry, MemberStatus, OfferActivation, Relay, RelayKind
 from streams.domain.desk import Settlement
 from streams.domain.lots import order
 from streams.domain.program import Program
@@ -110,7 +110,8 @@ def take(shell: Shell, step: Command | Step) -> Settlement:
         return shell.send(step)
     if step.granted is not None:
         ask = next(relay for relay in reversed(shell.relays) if relay.kind is RelayKind.BUDGET_ASK)
-        return shell.receive(answer_to(ask, granted=step.granted), shell.log[-1].command)
+        command = next(one.command for one in reversed(shell.log) if isinstance(one.command, OfferActivation))
+        return shell.receive(answer_to(ask, granted=step.granted), command)
     if step.command is None:
         assert step.at_ms is not None
         return shell.tick(step.at_ms)

@@ -1,4 +1,4 @@
-"""The table of cases, and that it speaks of every refusal there is."""
+"""The tables of cases, and that they speak of every refusal there is."""
 
 import ast
 import inspect
@@ -8,13 +8,20 @@ import pytest
 from streams.domain.refusals import Refusal
 from tests.domain import cases
 
-# They need accounts that take thousands of commands to make: test_profiles.py, test_ledger.py.
+# They need accounts that take very many commands to make: test_profiles.py, test_ledger.py.
 NOT_IN_THE_TABLE = {Refusal.PROFILE_TOO_LARGE, Refusal.POINTS_OVERFLOW}
 
 
-@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+NAMED = {f"{table}: {case.name}": case for table, rows in cases.TABLES.items() for case in rows}
+
+
+@pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
 def test_case(case: cases.Case) -> None:
     cases.check(case)
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    assert len(NAMED) == len(cases.CASES) > 700
 
 
 def test_every_refusal_explains_itself() -> None:
