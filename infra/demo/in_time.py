@@ -48,7 +48,7 @@ async def set_points_aside(world: World, step: Step) -> str:
     book.hold(EATING, BAR, "bar:3")
     await submit(world, EATING, "bar:3", "HOLD", points=BAR, expires_at=ends.text, source_system=RESTAURANT)
     book.let_go(EATING, "bar:3")
-    claim = f"the bar has forgotten its hold of {BAR} points. Its time is over, it lets go by itself: {page.points} to spend"
+    claim = f"a hold of {BAR} points that the bar has forgotten lets go by itself: {page.points} to spend"
     late = await both_hear_in_time(
         world, step, claim, EATING, ends, movement="RELEASE", hold_id="bar:3", available_points=page.points, held_points=page.held
     )

@@ -35,7 +35,7 @@ async def give_back(world: World, step: Step) -> str:
     stay = stay_of(DOUBLED_STAY)
     book.reverse(GUEST, stay, CORRECTED_POINTS)
     await submit(world, GUEST, "hotel:correct:1", "REVERSE", reverses_transaction_id=stay, points=CORRECTED_POINTS, source_system="hotel")
-    claim = f"the hotel corrects the last stay, {CORRECTED_POINTS:,} of its points are taken back: {page.points:,} to spend"
+    claim = f"the hotel corrects the last stay, {CORRECTED_POINTS:,} points are taken back: {page.points:,} to spend"
     await both_hear(
         world, step, claim, GUEST, "hotel:correct:1", movement="REVERSAL", points_delta=-CORRECTED_POINTS, available_points=page.points,
         qualifying_points=page.qualifying,
@@ -48,7 +48,7 @@ async def give_back(world: World, step: Step) -> str:
     ]
     answers = await asyncio.gather(*twice)
     seen = sorted((answer.status, code_of(answer)) for answer in answers)
-    claim = "two clerks undo the rest of that stay at the same moment: exactly one succeeds, the other reads ALREADY_REVERSED"
+    claim = "two clerks undo the rest of it at once: exactly one succeeds, the other reads ALREADY_REVERSED"
     step.equal(claim, seen, [(200, ""), (422, "ALREADY_REVERSED")], took_s=max(answer.took_s for answer in answers))
     winner = next(number for number, answer in enumerate(answers, 1) if answer.status == 200)
     taken = points_before - page.points

@@ -1,6 +1,7 @@
 """What the demo's verdict hangs on: a check that does not hold is never passed over, and is told so that people can act on it."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from rich.console import Console
 from infra.demo.checks import CheckFailed, Series, Step, duration, percentile, poll
 from infra.demo.inbox import Arrival, Inbox
 from infra.demo.screen import Screen
+from infra.demo.systems import Answer
+from infra.demo.telling import code_of, moment_in, refused
 from infra.demo.world import make_stack
 from streams.configuration import new_webhook_secret
 from streams.errors import ConfigurationError
+from streams.ingress.commands import parse_time
 
 
 def a_step(screen: Screen | None = None) -> Step:
@@ -76,6 +80,31 @@ def test_percentiles_are_values_that_were_measured() -> None:
     assert [percentile(values, percent) for percent in (50, 99, 100)] == [50.0, 99.0, 100.0]
     assert percentile([0.25], 99) == 0.25
     assert Series(situation="", seconds=(0.2, 0.1, 0.3)).text == "p50 200 ms, p99 300 ms"
+
+
+async def test_an_event_of_one_member_is_not_taken_for_that_of_another() -> None:
+    inbox = Inbox("app", new_webhook_secret())
+    inbox.arrivals = [arrival("grand/M-1", 2), arrival("grand/M-2", 5)]
+    assert (await inbox.hear("BALANCE_CHANGED", "c")).sequence == 2
+    assert (await inbox.hear("BALANCE_CHANGED", "c", "grand/M-2")).sequence == 5
+
+
+def test_a_moment_is_the_same_in_all_its_forms() -> None:
+    before_s = time.monotonic()
+    moment = moment_in(2.0)
+    assert parse_time(moment.text) == moment.at_ms
+    assert 2.0 <= moment.at_s - before_s < 3.0
+    assert moment.command == f"due:{moment.at_ms}"
+
+
+def test_only_the_refusal_that_was_claimed_counts() -> None:
+    step, problem = a_step(), {"type": "urn:loyalty:refused:HOLD_EXPIRED"}
+    refused(step, "too late", Answer(422, problem, 0.1), "HOLD_EXPIRED")
+    assert [check.claim for check in step.checks] == ["too late: HOLD_EXPIRED"]
+    for answer in (Answer(422, {"type": "urn:loyalty:invalid"}, 0.1), Answer(202, {"status": "accepted"}, 0.1), Answer(200, problem, 0.1)):
+        assert code_of(answer) in ("", "HOLD_EXPIRED")
+        with pytest.raises(CheckFailed):
+            refused(step, "too late", answer, "HOLD_EXPIRED")
 
 
 DURATIONS = [(0.0414, "41 ms"), (0.9996, "1.00 s"), (9.994, "9.99 s"), (9.996, "10.0 s"), (61.27, "61.3 s")]
