@@ -68,6 +68,7 @@ def build(settings: Settings) -> tuple[App, Ticker]:
         settings,
         codec,
         owned=app.partitions.owned,
+        handled=keeper.ticks.__getitem__,
         behind=keeper.behind.__contains__,
         rows_estimate=lambda partition: app.partitions.rows(partition).state.rows_estimate(),
     )

@@ -6,6 +6,7 @@ partition, in order, as one unit of work.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -102,7 +103,9 @@ class KeepAccounts:
         handlers = {topics.RELAYS.stream: self._relay, topics.TICKS.stream: self._tick, topics.PROGRAMS.stream: self._take_rules}
         self._handlers = {topic.name(prefix): handlers.get(topic.stream, self._command) for topic in topics.SOURCES}
         self.behind: set[int] = set()
-        """Partitions in which more was due than the last tick had room for. A hint for whoever makes the ticks."""
+        """Partitions in which more was due than the last tick had room for. A hint for whoever makes the ticks, as is the next one."""
+        self.ticks: Counter[int] = Counter()
+        """Ticks handled, by partition; those of units that were done again count twice."""
 
     def handle(self, one: Input, unit: Unit) -> None:
         """Decide one record, store its effect and send its results."""
@@ -243,6 +246,7 @@ class KeepAccounts:
         tables.clock[CLOCK_KEY] = replace(
             clock, due_cursor=rows[-1][0] + b"\0" if is_behind else end, outcomes_cursor=cursor, aged_outcomes=clock.aged_outcomes + aged
         )
+        self.ticks[one.partition] += 1
         metrics.TICKS.labels(one.partition).inc()
         metrics.DUE_MEMBERS.labels(one.partition).inc(len(rows))
 
