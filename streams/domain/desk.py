@@ -287,7 +287,12 @@ def receive(
         if relay.kind is RelayKind.FORWARD:
             return _forwarded_again(account, relay, received, rows, programs, now_ms, recorded_at_ms)
         return _passed_on(account, relay)
+    merged_id = _merged_id(relay)
+    if merged_id is not None and (account is None or merged_id not in (account.member_id, *account.moved_from)):
+        # It came by a merge that was not taken. Whoever was to be merged is itself again when it arrives: the MERGE_BACK goes before it.
+        return _sent(account, replace(relay, member_id=merged_id, path=()))
     if relay.kind is RelayKind.FORWARD:
+        assert account is not None, "who took over exists"
         return _decide_forwarded(account, relay, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
     back = relay.kind in (RelayKind.TRANSFER_BACK, RelayKind.MERGE_BACK)
     if account is None or (account.status is MemberStatus.ERASED and not back and relay.kind is not RelayKind.BUDGET_ANSWER):
@@ -333,6 +338,13 @@ def _passed_on(account: Account, relay: Relay) -> Settlement:
     return _sent(account, replace(relay, member_id=account.merged_into, path=(*_path_to(account, relay), account.member_id)))
 
 
+def _merged_id(relay: Relay) -> str | None:
+    """The merged member in whose name a relay came here; None: it was sent here."""
+    if relay.kind is RelayKind.FORWARD:
+        return relay.from_member_id
+    return relay.path[0] if relay.path else None
+
+
 def _path_to(account: Account, relay: Relay) -> tuple[str, ...]:
     """The merged members that lead here, without the rounds of a circle."""
     path = relay.path
@@ -341,15 +353,10 @@ def _path_to(account: Account, relay: Relay) -> tuple[str, ...]:
 
 def _returned(account: Account | None, relay: Relay) -> Settlement:
     """Back to where it came from."""
-    if relay.kind in (RelayKind.TRANSFER_IN, RelayKind.MERGE_IN):
-        # A merge's way back tells whose account it carries, a transfer's who did not take the points.
-        is_transfer = relay.kind is RelayKind.TRANSFER_IN
-        back, sender = (RelayKind.TRANSFER_BACK, relay.member_id) if is_transfer else (RelayKind.MERGE_BACK, relay.from_member_id)
-        return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))
-    if not relay.path:
-        raise ValueError(f"a {relay.kind} came to a member who never was")
-    # Whoever passed it on was merged into nobody, and is itself again when it arrives: the MERGE_BACK goes before it.
-    return _sent(account, replace(relay, member_id=relay.path[-1], path=relay.path[:-1]))
+    back = {RelayKind.TRANSFER_IN: RelayKind.TRANSFER_BACK, RelayKind.MERGE_IN: RelayKind.MERGE_BACK}[relay.kind]
+    # A merge's way back tells whose account it carries, a transfer's who did not take the points.
+    sender = relay.member_id if back is RelayKind.TRANSFER_BACK else relay.from_member_id
+    return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))
 
 
 def _sent(account: Account | None, relay: Relay) -> Settlement:
@@ -362,7 +369,7 @@ def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: 
     assert isinstance(command, OfferActivation), "a budget's answer carries the activation"
     account = book.account
     # Who asked may have been merged into this member meanwhile, and may have been asked in the name of another.
-    event_id = _moved(_path_to(account, relay), relay.origin.command_id)
+    event_id = membership.moved(_path_to(account, relay), relay.origin.command_id)
     command = replace(command, member_id=account.member_id, event_id=event_id)
     own_key = outcome_key(command.program_id, command.member_id, command)
     known = rows.outcomes.get(own_key)
@@ -377,7 +384,7 @@ def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: 
 
 
 def _decide_forwarded(
-    account: Account | None,
+    account: Account,
     relay: Relay,
     received: Received,
     *,
@@ -388,14 +395,11 @@ def _decide_forwarded(
 ) -> Settlement:
     """A command that was sent to a member who was merged into this one.
 
-    Its ids are told apart from this member's own by the names of those that it came through. Nobody here: it goes back, and if that one is
-    itself again, it is decided there.
+    Its ids are told apart from this member's own by the names of those that it came through. It may also have come back, because the merge
+    was not taken.
     """
     command = received.command
     assert command is not None, "a forwarded command is carried along"
-    if account is None:
-        last = relay.path[-1] if relay.path else relay.from_member_id
-        return _sent(None, replace(relay, member_id=last, path=relay.path[:-1]))
     if account.member_id == relay.from_member_id:
         return settle(account, received, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
     command, original = _here(account, relay, command)
@@ -444,13 +448,6 @@ def _named_by(command: Command) -> str | None:
     return command.reverses_transaction_id or command.related_transaction_id if isinstance(command, Transaction) else None
 
 
-def _moved(path: Sequence[str], identifier: str) -> str:
-    """A name as it is after it was moved from each of these members, in turn."""
-    for member_id in path:
-        identifier = membership.moved_id(member_id, identifier)
-    return identifier
-
-
 class _With(Mapping[bytes, Outcome]):
     """A table with one row more."""
 
@@ -478,11 +475,11 @@ def _renamed(original: Outcome, source: str) -> Outcome:
 
 def _under_name(command: Command, member_id: str, path: Sequence[str]) -> Command:
     def renamed(identifier: str | None) -> str | None:
-        return None if identifier is None else _moved(path, identifier)
+        return None if identifier is None else membership.moved(path, identifier)
 
     if isinstance(command, Transaction):
         return replace(
-            command, member_id=member_id, transaction_id=_moved(path, command.transaction_id),
+            command, member_id=member_id, transaction_id=membership.moved(path, command.transaction_id),
             reverses_transaction_id=renamed(command.reverses_transaction_id), related_transaction_id=renamed(command.related_transaction_id),
         )  # fmt: skip
-    return replace(command, member_id=member_id, event_id=_moved(path, command.event_id))
+    return replace(command, member_id=member_id, event_id=membership.moved(path, command.event_id))
