@@ -1,7 +1,5 @@
 """account, fact -> account: the one place where the state of a member changes."""
 
-from dataclasses import replace
-
 from schemas.records import Account, Lot, MemberStatus, OfferUse, OpenVoucher, QualifyingBucket
 from streams.domain.facts import (
     AVAILABLE,
@@ -39,8 +37,7 @@ def evolve(account: Account | None, fact: Fact) -> Account:
     sequence = account.event_sequence + 1
     match fact:
         case PointsMoved():
-            return replace(
-                account,
+            return account.but(
                 available_points=account.available_points + fact.delta_of(AVAILABLE),
                 pending_points=account.pending_points + fact.delta_of(PENDING),
                 held_points=account.held_points + fact.delta_of(HELD),
@@ -53,58 +50,58 @@ def evolve(account: Account | None, fact: Fact) -> Account:
                 last_activity_at_ms=_latest(account.last_activity_at_ms, fact.activity_at_ms),
             )
         case QualifyingCounted():
-            return replace(account, qualifying=fact.buckets, qualifying_points=fact.points)
+            return account.but(qualifying=fact.buckets, qualifying_points=fact.points)
         case RulesUsed():
-            return replace(account, rule_uses=fact.rule_uses, offer_uses=fact.offer_uses)
+            return account.but(rule_uses=fact.rule_uses, offer_uses=fact.offer_uses)
         case SourceVersionApplied():
             versions = {**account.source_versions, fact.source_system: fact.version}
-            return replace(account, source_versions=dict(sorted(versions.items())))
+            return account.but(source_versions=dict(sorted(versions.items())))
         case ProfileVersioned():
-            return replace(account, profile_version=account.profile_version + 1)
+            return account.but(profile_version=account.profile_version + 1)
         case TierChanged():
-            return replace(account, tier=fact.tier, tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
+            return account.but(tier=fact.tier, tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
         case TierRetained():
-            return replace(account, tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
+            return account.but(tier_valid_until_ms=fact.valid_until_ms, event_sequence=sequence)
         case VoucherIssued():
             issued = OpenVoucher(voucher_code=fact.voucher_code, reward_code=fact.reward_code, expires_at_ms=fact.expires_at_ms)
-            return replace(account, vouchers=(*account.vouchers, issued), event_sequence=sequence)
+            return account.but(vouchers=(*account.vouchers, issued), event_sequence=sequence)
         case VoucherClosed():
             left = tuple(voucher for voucher in account.vouchers if voucher.voucher_code != fact.voucher.voucher_code)
-            return replace(account, vouchers=left, event_sequence=sequence)
+            return account.but(vouchers=left, event_sequence=sequence)
         case OfferActivated():
             offers = tuple(sorted({*account.active_offers, fact.offer_id}))
-            return replace(account, active_offers=offers, offer_uses=fact.offer_uses, event_sequence=sequence)
+            return account.but(active_offers=offers, offer_uses=fact.offer_uses, event_sequence=sequence)
         case ProfileChanged():
-            return replace(account, attributes=fact.attributes, segments=fact.segments, event_sequence=sequence)
+            return account.but(attributes=fact.attributes, segments=fact.segments, event_sequence=sequence)
         case StatusChanged():
-            return replace(
-                account, status=fact.status, status_reason=fact.reason, event_sequence=sequence,
+            return account.but(
+                status=fact.status, status_reason=fact.reason, event_sequence=sequence,
                 scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None,
             )  # fmt: skip
         case StatusScheduled():
-            return replace(
-                account, scheduled_status=fact.status, scheduled_at_ms=fact.at_ms, scheduled_reason=fact.reason, event_sequence=sequence
+            return account.but(
+                scheduled_status=fact.status, scheduled_at_ms=fact.at_ms, scheduled_reason=fact.reason, event_sequence=sequence
             )
         case MemberMerged():
-            return replace(
-                account, status=fact.status, merged_into=fact.into, vouchers=fact.vouchers, event_sequence=sequence,
+            return account.but(
+                status=fact.status, merged_into=fact.into, vouchers=fact.vouchers, event_sequence=sequence,
                 scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None,
                 tier_valid_until_ms=fact.tier_valid_until_ms,
             )  # fmt: skip
         case MemberAbsorbed():
-            return replace(
-                account, vouchers=fact.vouchers, offer_uses=fact.offer_uses, active_offers=fact.active_offers,
-                moved_from=tuple(sorted({*account.moved_from, fact.source})), event_sequence=sequence,
+            return account.but(
+                vouchers=fact.vouchers, offer_uses=fact.offer_uses, active_offers=fact.active_offers,
+                moved_from=tuple(sorted({*account.moved_from, *fact.sources})), event_sequence=sequence,
             )  # fmt: skip
         case MemberErased():
-            return replace(
-                account, status=MemberStatus.ERASED, status_reason=None, attributes={}, segments=(), source_versions={},
+            return account.but(
+                status=MemberStatus.ERASED, status_reason=None, attributes={}, segments=(), source_versions={},
                 scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None, pool_member_id=None, event_sequence=sequence,
             )  # fmt: skip
         case PoolChanged():
-            return replace(account, pool_member_id=fact.pool_member_id, event_sequence=sequence)
+            return account.but(pool_member_id=fact.pool_member_id, event_sequence=sequence)
         case _:
-            return replace(account, event_sequence=sequence)  # CommandRefused: the event alone.
+            return account.but(event_sequence=sequence)  # CommandRefused: the event alone.
 
 
 def brought_up(account: Account | None) -> Account | None:
@@ -117,7 +114,7 @@ def brought_up(account: Account | None) -> Account | None:
         lots = (Lot(lot_id="opening-balance", points=points, remaining=points, earned_at_ms=account.enrolled_at_ms),)
     buckets = (QualifyingBucket(starts_at_ms=0, points=account.qualifying_points),) if account.qualifying_points else ()
     uses = tuple(OfferUse(offer_id=offer_id, period_starts_at_ms=0) for offer_id in account.active_offers)
-    return replace(account, lots=lots, qualifying=buckets, offer_uses=uses)
+    return account.but(lots=lots, qualifying=buckets, offer_uses=uses)
 
 
 def _latest(one_ms: int | None, other_ms: int | None) -> int | None:

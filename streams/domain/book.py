@@ -113,7 +113,7 @@ class Book:
 
     def touch(self, **changes: int | None) -> None:
         """Set what is nobody's business: clock_ms and due_at_ms."""
-        self._account = replace(self.account, **changes)  # type: ignore[arg-type]
+        self._account = self.account.but(**changes)
 
     def by_clock(self, due_at_ms: int) -> None:
         """What is recorded from now on happens by itself, and happened when it was due."""
@@ -226,5 +226,6 @@ def chained(previous_hash: str, number: int, cause: Cause, *content: object) -> 
 
 
 def is_remembered(outcome: Outcome | None, program: Program, now_ms: int) -> bool:
-    """Whether the answer is within the programme's window. When its row is deleted does not matter: too old, it is not there."""
-    return outcome is not None and now_ms - outcome.ingested_at_ms < program.idempotency_days * DAY_MS
+    """Whether the answer is within the programme's window. When its row is deleted does not matter: too old, it is not there.
+    What a budget was asked is remembered until it has answered."""
+    return outcome is not None and (outcome.request is not None or now_ms - outcome.ingested_at_ms < program.idempotency_days * DAY_MS)

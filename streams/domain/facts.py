@@ -182,6 +182,8 @@ class MemberAbsorbed:
     """MEMBER_MERGED at the one who takes over: vouchers and offers after it."""
 
     source: str
+    sources: tuple[str, ...]
+    """The source and all who were merged into it before."""
     vouchers: tuple[OpenVoucher, ...]
     offer_uses: tuple[OfferUse, ...]
     active_offers: tuple[str, ...]

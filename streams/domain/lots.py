@@ -313,7 +313,7 @@ class Movement:
 
 def _moved(lot: Lot, points: int, source: str, target: str) -> Lot:
     """Points of a lot from one of its parts to another."""
-    return replace(lot, **{source: getattr(lot, source) - points, target: getattr(lot, target) + points})
+    return lot.but(**{source: getattr(lot, source) - points, target: getattr(lot, target) + points})
 
 
 def _came_from(lot: Lot) -> str:

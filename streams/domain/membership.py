@@ -1,5 +1,6 @@
 """Member operations -> decisions: merge, erase, pools. A merge moves everything to another member's key, and an alias stays behind."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from schemas.records import (
@@ -103,6 +104,13 @@ def moved_id(source_member_id: str, identifier: str) -> str:
     return f"{source_member_id}/{identifier}"
 
 
+def moved(path: Iterable[str], identifier: str) -> str:
+    """How it is known after it was moved from each of these members, in turn."""
+    for member_id in path:
+        identifier = moved_id(member_id, identifier)
+    return identifier
+
+
 def fits(book: Book, relay: Relay) -> bool:
     """Whether the target can take over what is on its way."""
     source = relay.account
@@ -113,19 +121,19 @@ def absorb(book: Book, relay: Relay) -> None:
     """MERGE_IN: the target's half. Points keep their lots, expiry and state; a debt is the target's; the higher tier stays."""
     source = relay.account
     assert source is not None, "a merge carries the account"
-    name = relay.from_member_id
+    name, way = relay.from_member_id, (relay.from_member_id, *relay.path)
     for bucket in source.qualifying:
         tiers.count(book, bucket.points, bucket.starts_at_ms or book.now_ms)
-    _arrive(book, [replace(lot, lot_id=moved_id(name, lot.lot_id)) for lot in relay.lots], source.debt_points, EntryKind.MERGE_IN, name)
+    _arrive(book, [replace(lot, lot_id=moved(way, lot.lot_id)) for lot in relay.lots], source.debt_points, EntryKind.MERGE_IN, name)
     account = book.account
     known = {(use.offer_id, use.period_starts_at_ms) for use in account.offer_uses}
     new_uses = [use for use in source.offer_uses if (use.offer_id, use.period_starts_at_ms) not in known and not use.asked]
     uses = tuple(sorted((*account.offer_uses, *new_uses), key=lambda use: (use.offer_id, use.period_starts_at_ms)))
     for voucher in relay.vouchers:
-        book.store_voucher(replace(voucher, issued_by=moved_id(name, voucher.issued_by)))
+        book.store_voucher(replace(voucher, issued_by=moved(way, voucher.issued_by)))
     offers = tuple(sorted({*account.active_offers, *(use.offer_id for use in new_uses)}))
     opened = (*account.vouchers, *map(_opened, relay.vouchers))
-    book.record(MemberAbsorbed(source=name, vouchers=opened, offer_uses=uses, active_offers=offers))
+    book.record(MemberAbsorbed(source=name, sources=(name, *source.moved_from), vouchers=opened, offer_uses=uses, active_offers=offers))
     tiers.promote(book)
     program = book.program
     if tiers.rank_of(program, source.tier) > tiers.rank_of(program, book.account.tier):

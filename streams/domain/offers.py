@@ -55,6 +55,10 @@ def decide_answer(book: Book, command: OfferActivation, *, granted: bool) -> Ref
         return Refusal.MEMBER_ERASED if is_erased else Refusal.OFFER_BUDGET_SPENT
     offer = program.offers.get(command.offer_id) or Offer(offer_id=command.offer_id)
     period_ms = asked[0].period_starts_at_ms if asked else start_of_period(program.time_zone, offer.period, command.occurred_at_ms)
+    if any((use.offer_id, use.period_starts_at_ms) == (offer.offer_id, period_ms) for use in left):
+        # Who asked was merged into a member who has the offer as well.
+        book.record(RulesUsed(rule_uses=account.rule_uses, offer_uses=left))
+        return Refusal.OFFER_ALREADY_ACTIVE
     use = OfferUse(offer_id=offer.offer_id, period_starts_at_ms=period_ms, asked=False, uses=0, points=0)
     _activate(book, offer, (*left, use), command.event_id)
     return None
