@@ -260,6 +260,9 @@ def _tier(account: Fields) -> Iterator[Text]:
         return
     until = f"valid until {_time(tier['valid_until'])}" if tier["valid_until"] else "without an end"
     yield Text.assemble("tier: ", (_clean(tier["name"]), "bold"), f", {until}")
+    if tier.get("points_to_keep"):
+        keep, projected = _number(tier["points_to_keep"]), _clean(tier["projected_tier"])
+        yield Text(f"{keep} more qualifying points in the deciding period keep it; otherwise {projected} follows")
     points, missing = tier["qualifying_points"], tier["points_to_next"]
     if tier["next_tier"] is None:
         yield Text(f"{_number(points)} qualifying points; there is no tier above")

@@ -75,7 +75,8 @@ def test_an_account_with_nothing() -> None:
     nothing: dict[str, Any] = {
         "status": "SUSPENDED", "status_reason": "lost card", "scheduled_status": None, "expiring": None, "lots": [], "holds": [], "vouchers": [],
         "offers": [], "attributes": {}, "segments": [], "debt_points": 30,
-        "tier_progress": {"name": "TOP", "valid_until": None, "qualifying_points": 5, "next_tier": None, "points_to_next": None},
+        "tier_progress": {"name": "TOP", "valid_until": None, "qualifying_points": 5, "next_tier": None, "points_to_next": None,
+                          "projected_tier": "TOP", "points_to_keep": None},
     }  # fmt: skip
     account = ACCOUNT | nothing
     validator(RESPONSE["schema"]).validate(account)

@@ -4,6 +4,8 @@ Promotion is immediate. A tier is lost at the end of its period, when it was not
 of an earn that it rested on.
 """
 
+from dataclasses import dataclass
+
 from schemas.records import Account, MemberOperation, ProfileOperation, QualifyingBucket
 from streams.domain.book import Book
 from streams.domain.facts import ProfileVersioned, QualifyingCounted, TierChanged, TierRetained
@@ -170,28 +172,62 @@ def demote_after_reversal(book: Book, reach_before: int) -> None:
 def end_period(book: Book) -> None:
     """The tier's time is over (book.now_ms): it is kept if the period's points reach it, and lost if not."""
     account, program = book.account, book.program
-    policy = program.tier_policy
     due_ms = account.tier_valid_until_ms
     assert due_ms is not None
-    ended_ms = add_days(program.time_zone, due_ms, -policy.grace_days) - 1
-    if policy.window is Window.ROLLING:
-        reached = points_at(program, account.enrolled_at_ms, account.qualifying, due_ms)
-        next_ms = valid_until(program, account.enrolled_at_ms, due_ms)
-    else:
-        # What was earned in the days of grace counts as well, by itself: the better of the two periods decides.
-        reached = max(
-            points_at(program, account.enrolled_at_ms, account.qualifying, ended_ms),
-            points_at(program, account.enrolled_at_ms, account.qualifying, due_ms),
-        )
-        next_ms = valid_until(program, account.enrolled_at_ms, ended_ms)
-    target, held = rank_of(program, tier_for(program, reached).name), rank_of(program, account.tier)
-    if target < held and policy.demotion is not Demotion.NEVER:
-        target = held - 1 if policy.demotion is Demotion.ONE_STEP else target
-        change(book, program.tiers[target], next_ms)
-    elif target > held:
+    target, held = _rank_after(program, account, due_ms), rank_of(program, account.tier)
+    rolling = program.tier_policy.window is Window.ROLLING
+    next_ms = valid_until(program, account.enrolled_at_ms, due_ms if rolling else _last_of_period(program, due_ms))
+    if target != held:
         change(book, program.tiers[target], next_ms)
     else:
         book.record(TierRetained(valid_until_ms=next_ms))
+
+
+def _last_of_period(program: Program, due_ms: int) -> int:
+    """Last millisecond of the period that decides about a tier that ends at `due_ms`, after its days of grace."""
+    return add_days(program.time_zone, due_ms, -program.tier_policy.grace_days) - 1
+
+
+def _reached_at(program: Program, account: Account, due_ms: int) -> int:
+    """The points that decide at the end of a tier. What was earned in the days of grace counts as well, by itself: the better of the two
+    periods decides."""
+    at_end = points_at(program, account.enrolled_at_ms, account.qualifying, due_ms)
+    if program.tier_policy.window is Window.ROLLING:
+        return at_end
+    return max(points_at(program, account.enrolled_at_ms, account.qualifying, _last_of_period(program, due_ms)), at_end)
+
+
+def _rank_after(program: Program, account: Account, due_ms: int) -> int:
+    """The rank of the tier that follows on a tier's end, with the points that are there."""
+    target = rank_of(program, tier_for(program, _reached_at(program, account, due_ms)).name)
+    held = rank_of(program, account.tier)
+    if target >= held:
+        return target
+    match program.tier_policy.demotion:
+        case Demotion.NEVER:
+            return held
+        case Demotion.ONE_STEP:
+            return held - 1
+        case Demotion.BALANCE_BASED:
+            return target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What becomes of a tier if nothing more is earned."""
+
+    projected_tier: str
+    """The tier at the end of the current one; today's if it has no end."""
+    points_to_keep: int | None
+    """Qualifying points that the deciding period still lacks to keep the tier; None: it has no end."""
+
+
+def outlook(program: Program, account: Account) -> Outlook:
+    due_ms, held = account.tier_valid_until_ms, rank_of(program, account.tier)
+    if due_ms is None or held < 0:
+        return Outlook(projected_tier=account.tier, points_to_keep=None)
+    missing = max(0, program.tiers[held].threshold_points - _reached_at(program, account, due_ms))
+    return Outlook(projected_tier=program.tiers[_rank_after(program, account, due_ms)].name, points_to_keep=missing)
 
 
 def decide_manual(book: Book, command: MemberOperation) -> Refusal | None:

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from schemas.contract import ID_CHARACTERS_MAX, Problem
 from schemas.records import Account, Lot
-from streams.domain.program import Program, Tier
+from streams.domain.program import Program
+from streams.domain.tiers import outlook
 from streams.errors import UnavailableError
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
@@ -110,7 +111,7 @@ def _whole(account: Account, program: Program) -> dict[str, Any]:
         "scheduled_status": _scheduled(account),
         "merged_into": account.merged_into,
         "pool_member_id": account.pool_member_id,
-        "tier_progress": _tier_progress(account, program.tiers),
+        "tier_progress": _tier_progress(account, program),
         "expiring": _expiring(account.lots),
         "lots": [
             {
@@ -167,7 +168,8 @@ def _expiring(lots: tuple[Lot, ...]) -> dict[str, Any] | None:
     return {"points": sum(lot.remaining for lot in lots if lot.expires_at_ms == next_ms), "expires_at": format_time(next_ms)}
 
 
-def _tier_progress(account: Account, tiers: tuple[Tier, ...]) -> dict[str, Any]:
+def _tier_progress(account: Account, program: Program) -> dict[str, Any]:
+    tiers, ahead = program.tiers, outlook(program, account)
     names = [tier.name for tier in tiers]
     if account.tier in names:
         above = tiers[names.index(account.tier) + 1 :]
@@ -180,6 +182,8 @@ def _tier_progress(account: Account, tiers: tuple[Tier, ...]) -> dict[str, Any]:
         "next_tier": above[0].name if above else None,
         # A tier that was taken away before its time, or not given yet, may lie below the points.
         "points_to_next": max(0, above[0].threshold_points - account.qualifying_points) if above else None,
+        "projected_tier": ahead.projected_tier,
+        "points_to_keep": ahead.points_to_keep,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.records import Account, Hold, Lot, LotPart, MemberStatus, OfferUse, OpenVoucher
 from sinks import redis_cache
-from streams.domain.program import Tier
+from streams.domain.program import Program, Tier
 from streams.ingress import members
 from tests.ingress.support import TOKENS, Service, StubOwner
 
@@ -121,6 +121,7 @@ async def test_a_member_with_everything(service: Service, owners: list[StubOwner
         "merged_into": None, "pool_member_id": "M-pool", "active_offers": ["double-points"],
         "tier_progress": {
             "name": "GOLD", "valid_until": "2026-11-24T03:40:00.000Z", "qualifying_points": 60, "next_tier": None, "points_to_next": None,
+            "projected_tier": "GOLD", "points_to_keep": None,
         },
         "expiring": {"points": 30, "expires_at": "2026-11-23T03:40:00.000Z"},
         "holds": [{"hold_id": "h", "points": 31, "placed_at": "2026-11-22T03:40:00.000Z", "expires_at": "2026-11-23T03:40:00.000Z"}],
@@ -156,7 +157,8 @@ async def test_a_member_with_nothing(service: Service, owners: list[StubOwner]) 
 )
 def test_the_way_to_the_next_tier(tier: str, qualifying_points: int, next_tier: str | None, points_to_next: int | None) -> None:
     tiers = (Tier(name="MEMBER", threshold_points=0), Tier(name="GOLD", threshold_points=10_000), Tier(name="PLATINUM", threshold_points=30_000))
-    found = members._tier_progress(account("M", tier=tier, qualifying_points=qualifying_points), tiers)
+    program = Program(program_id="grand", tiers=tiers)
+    found = members._tier_progress(account("M", tier=tier, qualifying_points=qualifying_points), program)
     assert (found["name"], found["next_tier"], found["points_to_next"]) == (tier, next_tier, points_to_next)
 
 
