@@ -7,11 +7,11 @@ the ledger's specification (I-1 to I-31).
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from schemas.contract import Command, member_key
+from schemas.contract import Command, command_id, member_key
 from schemas.records import (
     Account,
     CommandResult,
@@ -41,6 +41,7 @@ CARRYING = (RelayKind.TRANSFER_IN, RelayKind.TRANSFER_BACK, RelayKind.MERGE_IN, 
 SPENDING = (EntryKind.REDEEM, EntryKind.TRANSFER_OUT, EntryKind.HOLD, EntryKind.CAPTURE)
 VOUCHER_ENDS = (LoyaltyEventKind.VOUCHER_REDEEMED, LoyaltyEventKind.VOUCHER_CANCELLED, LoyaltyEventKind.VOUCHER_EXPIRED)
 WINDOW_MS = rules.IDEMPOTENCY_DAYS * 24 * 3600 * 1000
+CERTAIN_MS = 5 * 24 * 3600 * 1000
 NEVER_MS = 2**63 - 1
 POINTS_LIMIT = 2**62
 PERSONAL = re.compile(rb"pii\d+x")
@@ -56,6 +57,17 @@ class Violation(AssertionError):
         super().__init__(f"{rule}: {text}")
         self.rule = rule
         self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a command."""
+
+    key: bytes
+    """Who decided."""
+    content: Command
+    answer: tuple[Any, ...]
+    at_ms: int
 
 
 @dataclass(slots=True)
@@ -105,8 +117,8 @@ class Auditor:
         self.codes: set[str] = set()
         self.ended_codes: set[str] = set()
         self.voucher_owners: dict[str, bytes] = {}
-        self.answers: dict[tuple[bytes, str, str], tuple[str, tuple[Any, ...], int]] = {}
-        """The first answer to each command: hash of the payload, answer, when."""
+        self.answers: dict[tuple[bytes, bool, str], Answer] = {}
+        """The first answer to each command: by the member it was sent to, whether it is a transaction, and its id."""
         self.unanswered: set[tuple[str, int, int]] = set()
         self.answered: set[str] = set()
         self.waiting: set[tuple[str, int, int]] = set()
@@ -386,6 +398,8 @@ class Auditor:
         total = sum(part.points for part in after.parts)
         if total and after.reversed_points > total:
             raise Violation("I-11", f"{after.reversed_points} of {total} points are given back", one.key or b"")
+        if before is not None and before.ingested_at_ms != after.ingested_at_ms:
+            before = None  # Its id was forgotten and is used again.
         given_back = after.reversed_points - (before.reversed_points if before is not None else 0)
         if before is None or not given_back:
             return
@@ -418,31 +432,33 @@ class Auditor:
         self.answered.add(audit.audit_id)
         self.unanswered.discard(place)
         self.waiting.discard(place)
-        name = (key, "t" if audit.stream == "transactions" else "e", audit.command_id)
-        answer = (audit.result, audit.reason, audit.sequence, audit.points_delta, audit.available_points, audit.tier, audit.voucher_code)
-        account = before.get(key) or partition.tables["accounts"].rows.get(key)
-        now_ms = max(audit.ingested_at_ms, effects.one.timestamp_ms if alone else 0, partition.clock_ms, account.clock_ms if account is not None else 0)
-        known = self.answers.get(name)
-        if alone and (audit.replayed or audit.result is CommandResult.CONFLICT):
-            if len(effects.outputs) > 1 or effects.changes:
-                raise Violation("I-7", f"a repetition of {audit.command_id} does something: {effects.outputs} {effects.changes}", key)
+        if alone and (audit.replayed or audit.result is CommandResult.CONFLICT) and (len(effects.outputs) > 1 or effects.changes):
+            raise Violation("I-7", f"a repetition of {audit.command_id} does something: {effects.outputs} {effects.changes}", key)
         if audit.result is CommandResult.WAITING:
             return  # The budget was asked, and the command came again.
-        if known is not None and alone and now_ms - known[2] < WINDOW_MS and not isinstance(effects.one.record, Relay | OfferActivation):
-            if known[0] == audit.payload_hash:
-                if not audit.replayed or answer != known[1]:
-                    raise Violation("I-7", f"{audit.command_id} was answered {known}, and now {answer}, replayed: {audit.replayed}", key)
-            elif audit.result is not CommandResult.CONFLICT:
-                raise Violation("I-8", f"{audit.command_id} comes with another payload and is {audit.result}", key)
-            return
+        sent: Command = self._one(place).record
+        name = (member_key(sent.program_id, sent.member_id), isinstance(sent, Transaction), command_id(sent))
+        content = replace(sent, occurred_at_ms=0)
+        answer = (audit.result, audit.reason, audit.sequence, audit.points_delta, audit.available_points, audit.tier, audit.voucher_code)
+        account = before.get(key) or partition.tables["accounts"].rows.get(key)
+        clocks = (audit.ingested_at_ms, effects.one.timestamp_ms if alone else 0, partition.clock_ms, account.clock_ms if account is not None else 0)
+        now_ms = max(clocks)
+        known = self.answers.get(name)
+        # Who was merged is answered by another, in whose partition it is another time.
+        is_known = known is not None and now_ms - known.at_ms < (WINDOW_MS if known.key == key else CERTAIN_MS)
+        if known is not None and is_known:
+            if audit.replayed and known.content == content and answer == known.answer:
+                return
+            if audit.result is CommandResult.CONFLICT and known.content != content:
+                return
+            # Two that came before the budget's answer, or before the enrolment: the first of them counts.
+            if alone and not isinstance(sent, OfferActivation):
+                rule = "I-7" if known.content == content else "I-8"
+                raise Violation(rule, f"{sent} was answered {known}, and now {answer}, replayed: {audit.replayed}", key)
         if audit.replayed or audit.result is CommandResult.CONFLICT:
-            if known is None and audit.result is not CommandResult.CONFLICT:
-                raise Violation("I-7", f"{audit.command_id} is answered again and never was", key)
             return
-        if known is not None and now_ms - known[2] < WINDOW_MS:
-            raise Violation("I-7", f"{audit.command_id} was answered {known}, and is decided again: {answer}", key)
-        self.answers[name] = (audit.payload_hash, answer, now_ms)
-        if audit.result is not CommandResult.APPLIED and any(entry.transaction_id == audit.command_id for entry in entries) and alone:
+        self.answers[name] = Answer(key, content, answer, now_ms)
+        if audit.result is not CommandResult.APPLIED and any(entry.transaction_id == audit.command_id for entry in entries):
             raise Violation("I-9", f"{audit.command_id} is {audit.result} {audit.reason} and moves points", key)
 
     def _secrets(self, effects: Effects, profiles: Iterable[MemberProfile]) -> None:
@@ -514,7 +530,7 @@ class Auditor:
             raise Violation("I-9", f"commands wait and their senders do not know: {parked - self.waiting}")
         for partition in self._world.partitions:
             for key, account in partition.tables["accounts"].rows.items():
-                if any(use.asked for use in account.offer_uses):
+                if account.merged_into is None and any(use.asked for use in account.offer_uses):
                     raise Violation("I-26", f"a budget has not answered: {account.offer_uses}", key)
         self.search_tables()
 

@@ -22,7 +22,8 @@ from schemas.records import (
 from tests.simulation import rules
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 24 * 3_600_000
-MEMBERS = 12  # Of each programme.
+MEMBERS = 12  # Of each programme, at a time.
+COMMANDS_PER_GENERATION = 300
 SOURCES = ("crm", "pms", "hr")
 
 
@@ -63,7 +64,7 @@ class Workload:
                 return replace(command, occurred_at_ms=now_ms)  # A sender that stamps every attempt anew.
             return _altered(command) if rng.random() < 0.15 else command
         program_id = rng.choice(list(rules.FIRST))
-        member_id = f"m{min(int(rng.expovariate(0.3)), MEMBERS - 1)}"
+        member_id = self._member(0.3)
         memory = self._memory[program_id, member_id]
         memory.sent += 1
         occurred_at_ms = now_ms - int(rng.choice((0, 0, 0, rng.random() * HOUR_MS, rng.random() * 3 * DAY_MS, -rng.random() * HOUR_MS)))
@@ -206,7 +207,11 @@ class Workload:
 
     def _other(self) -> str:
         rng = self._rng
-        return rng.choice(("nobody", "later")) if rng.random() < 0.07 else f"m{min(int(rng.expovariate(0.25)), MEMBERS - 1)}"
+        return rng.choice(("nobody", "later")) if rng.random() < 0.07 else self._member(0.25)
+
+    def _member(self, steepness: float) -> str:
+        """Some are busier than others, and new ones come while the merged and the erased fall silent."""
+        return f"m{len(self.sent) // COMMANDS_PER_GENERATION + min(int(self._rng.expovariate(steepness)), MEMBERS - 1)}"
 
     def _segments(self) -> tuple[str, ...]:
         return tuple(segment for segment in rules.SEGMENTS if self._rng.random() < 0.3)
