@@ -156,6 +156,8 @@ def _adjust(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     moved = Movement(book)
     moved.put(lot)
     moved.post(EntryKind.ADJUSTMENT, points, ADJUSTED, "adjust", parts=[LotPart(lot_id=lot.lot_id, points=points, expires_at_ms=lot.expires_at_ms)])
+    if account.last_activity_at_ms is not None:  # No activity, but its points live as long as the others: their order of arrival says nothing.
+        extend_by_activity(moved, account, book.program, account.last_activity_at_ms)
     moved.pay_debt()
     about.points_delta = moved.commit(EntryKind.ADJUSTMENT, expires_at_ms=lot.expires_at_ms)
     about.counter_account = ADJUSTED

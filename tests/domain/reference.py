@@ -548,6 +548,7 @@ class Reference:
         assert command.points is not None
         if command.points > 0:
             self._new_lot(command, command.points, deed)
+            self._stay_alive(self.open_lots, self.last_activity_ms)
             self._pay_debt(now_ms)
         elif -command.points > self.available:
             return "INSUFFICIENT_POINTS"
