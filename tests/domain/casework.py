@@ -179,6 +179,10 @@ def balances(entries: Iterable[LedgerEntry]) -> Counter[str]:
 
 def in_order(account: Account, entries: Iterable[LedgerEntry]) -> None:
     """What holds of every account, whatever has happened: I-1 to I-5, I-15 (the order), and that lots and holds tell the balances."""
+    entries = list(entries)
+    for entry in entries:
+        assert all(part.points > 0 for part in entry.lots)
+        assert not entry.lots or sum(part.points for part in entry.lots) == abs(entry.points_delta)
     sums = balances(entries)
     assert sum(sums.values()) == 0
     own = {"available": account.available_points, "pending": account.pending_points, "held": account.held_points, "debt": -account.debt_points}

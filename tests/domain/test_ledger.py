@@ -8,7 +8,8 @@ from schemas.records import Account, CommandResult, EntryKind, Lot, LoyaltyEvent
 from streams.domain.desk import Rows, Settlement, outcome_key, settle
 from streams.domain.lots import POINTS_LIMIT
 from streams.domain.refusals import Refusal
-from tests.domain.shell import NOW_MS, PROGRAM, Shell, activate, adjust, change, earn, received, redeem, reverse
+from tests.domain.casework import code_of
+from tests.domain.shell import NOW_MS, PROGRAM, Shell, activate, adjust, cancel_voucher, change, earn, received, redeem, reverse
 
 KINDS = LoyaltyEventKind
 
@@ -169,13 +170,15 @@ def test_a_refusal_publishes_itself_and_moves_nothing() -> None:
         (0, POINTS_LIMIT - 100, adjust(101), CommandResult.APPLIED),
         (POINTS_LIMIT - 99, 0, reverse("spent"), CommandResult.REFUSED),
         (POINTS_LIMIT - 100, 0, reverse("spent"), CommandResult.APPLIED),
+        (POINTS_LIMIT - 99, 0, cancel_voucher(code_of("spent")), CommandResult.REFUSED),
+        (POINTS_LIMIT - 100, 0, cancel_voucher(code_of("spent")), CommandResult.APPLIED),
         (POINTS_LIMIT, POINTS_LIMIT, redeem(1), CommandResult.APPLIED),
     ],
 )
 def test_the_end_of_the_range(available: int, qualifying: int, command: object, result: CommandResult) -> None:
     shell = Shell().enrolled()
     shell.send(adjust(100))
-    shell.send(redeem(100, transaction_id="spent"))
+    shell.send(redeem(100, transaction_id="spent", reward_code="SPA"))
     assert shell.account is not None
     lots = (Lot(lot_id="huge", points=available, remaining=available, earned_at_ms=1),) if available else ()
     buckets = (QualifyingBucket(starts_at_ms=0, points=qualifying),) if qualifying else ()
