@@ -25,6 +25,8 @@ CASES = [
     # By a date.
     case("a tick just before the date", earn(100, available_from_ms=T), tick(T - 1), result=None, after=(0, 100), pending=100),
     case("a tick at the date", earn(100, available_from_ms=T), tick(T), result=None, after=(100, 100), events=("BALANCE_CHANGED",)),
+    case("those of another date wait for theirs", earn(100, available_from_ms=T), earn(7, available_from_ms=T + 1), earn(5, pending=True), tick(T),
+         result=None, after=(100, 112), pending=12),
     case("spent at the date", earn(100, available_from_ms=T), seen(T, redeem(100)), after=(0, 100)),
     case("spent just before the date", earn(100, available_from_ms=T), seen(T - 1, redeem(1)), result=Refusal.INSUFFICIENT_POINTS, after=(0, 100), pending=100),
     case("a date that is over", seen(T, earn(100, available_from_ms=T)), after=(100, 100)),

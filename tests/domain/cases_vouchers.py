@@ -7,7 +7,7 @@ from streams.domain.program import Offer, Reward
 from streams.domain.refusals import Refusal
 from streams.domain.vouchers import OPEN_MAX
 from tests.domain.casework import DAY_MS, case, code_of, ms, on, seen, suspend, tick
-from tests.domain.shell import NOW_MS, PROGRAM, activate, cancel_voucher, earn, operate, redeem, redeem_voucher, reverse
+from tests.domain.shell import NOW_MS, PROGRAM, activate, cancel_voucher, earn, hold, operate, redeem, redeem_voucher, reverse
 
 SHOP = replace(
     PROGRAM,
@@ -56,6 +56,8 @@ CASES = [
     case("its end", *SPA, seen(ENDS, redeem_voucher(CODE)), result=EXPIRED, after=(50, 100), program=SHOP),
     case("a tick before its end", *SPA, tick(ENDS - 1), result=None, after=(50, 100), program=SHOP, events=()),
     case("a tick at its end", *SPA, tick(ENDS), result=None, after=(50, 100), program=SHOP, events=("VOUCHER_EXPIRED",)),
+    case("what else comes before its end leaves it alone", *SPA, hold(9, expires_at_ms=ENDS - 1), tick(ENDS - 1), result=None, after=(50, 100),
+         program=SHOP, events=("BALANCE_CHANGED",)),
     case("once", *SPA, tick(ENDS), tick(ENDS + 1), result=None, after=(50, 100), program=SHOP, events=()),
     case("what was handed in does not expire", *SPA, redeem_voucher(CODE), tick(ENDS), result=None, after=(50, 100), program=SHOP, events=()),
     case("without valid days it never expires", *BAR, seen(99_999 * DAY_MS, redeem_voucher(CODE)), after=(50, 100), program=SHOP),

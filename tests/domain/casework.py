@@ -26,6 +26,7 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
 MEMBERS_OWN = ("available", "pending", "held", "debt")
+PROGRAMMES_OWN = ("issued", "redeemed", "adjusted", "expired", "in_transit")
 
 
 def ms(text: str, zone: str = "UTC", *, fold: int = 0) -> int:
@@ -181,6 +182,7 @@ def in_order(account: Account, entries: Iterable[LedgerEntry]) -> None:
     """What holds of every account, whatever has happened: I-1 to I-5, I-15 (the order), and that lots and holds tell the balances."""
     entries = list(entries)
     for entry in entries:
+        assert entry.account in MEMBERS_OWN and entry.counter_account in (*MEMBERS_OWN, *PROGRAMMES_OWN), entry.counter_account
         assert all(part.points > 0 for part in entry.lots)
         assert not entry.lots or sum(part.points for part in entry.lots) == abs(entry.points_delta)
     sums = balances(entries)

@@ -9,10 +9,9 @@ import pytest
 from schemas.records import EntryKind, LedgerEntry
 from streams.domain.program import Expiry, ExpiryRule, ReversalPolicy
 from tests.domain import cases, cases_reversals
-from tests.domain.casework import MEMBERS_OWN, Case, balances, code_of, play, seen
+from tests.domain.casework import MEMBERS_OWN, PROGRAMMES_OWN, Case, balances, code_of, play, seen
 from tests.domain.shell import PROGRAM, Shell, activate, adjust, capture, earn, hold, make_available, redeem, redeem_voucher, reverse, transfer, void
 
-PROGRAMMES_OWN = {"issued", "redeemed", "adjusted", "expired", "in_transit"}
 T = 20_000
 
 
@@ -72,7 +71,7 @@ def test_every_entry_moves_points_between_two_accounts_of_which_one_is_the_membe
     for entry in entries:
         assert entry.points_delta != 0
         assert entry.account in MEMBERS_OWN
-        assert entry.counter_account in PROGRAMMES_OWN | set(MEMBERS_OWN) - {entry.account}
+        assert entry.counter_account in {*PROGRAMMES_OWN, *MEMBERS_OWN} - {entry.account}
     assert sum(balances(entries).values()) == 0
 
 

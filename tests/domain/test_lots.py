@@ -61,6 +61,20 @@ def test_days_stay_apart() -> None:
     assert shell.account.available_points == LOTS_MAX + 1 - 10
 
 
+def test_two_of_a_day_are_enough() -> None:
+    shell = with_lots(LOTS_MAX + 1, apart_ms=HOUR_MS, per_day=2)
+    assert shell.account is not None
+    assert [lot.remaining for lot in shell.account.lots] == [2] * (LOTS_MAX // 2) + [1]
+
+
+def test_a_lot_of_many_is_as_old_as_the_oldest() -> None:
+    shell = Shell().enrolled()
+    for number in range(LOTS_MAX + 1):
+        shell.send(earn(1, occurred_at_ms=2_000 - number))
+    assert shell.account is not None
+    assert [(lot.remaining, lot.earned_at_ms, lot.expires_at_ms) for lot in shell.account.lots] == [(LOTS_MAX + 1, 2_000 - LOTS_MAX, None)]
+
+
 def test_held_and_pending_points_are_left_alone() -> None:
     shell = Shell().enrolled()
     shell.send(earn(1, expires_at_ms=MORNING))
