@@ -208,8 +208,8 @@ class Movement:
             grace = until_ms is not None and until_ms <= now_ms and book.program.refund_of_expired is RefundOfExpired.GRACE
             if grace:
                 until_ms = add_days(book.program.time_zone, now_ms, book.program.refund_grace_days)
-            if lot is None or lot.reversed or grace:
-                # Of a lot that was taken back itself, or is forgotten: a lot of its own.
+            if lot is None or lot.reversed or grace or lot.spent < part.points:
+                # Of a lot that was taken back itself, or is forgotten, even if its name was used again since: a lot of its own.
                 restored = Lot(lot_id=self.new_lot_id(command_id), points=part.points, remaining=part.points, earned_at_ms=now_ms, expires_at_ms=until_ms)
             else:
                 restored = _moved(lot, part.points, "spent", "remaining")

@@ -276,9 +276,8 @@ class Auditor:
         if mine != tuple(member.balances[name] for name in OWN):
             raise Violation("I-2", f"the table has {mine}, the journal {member.balances}", key)
         if (account.event_sequence, account.entry_sequence, account.profile_version) != (member.sequence, member.entries, member.version):
-            raise Violation(
-                "I-29", f"the account counts {account.event_sequence} events, {account.entry_sequence} entries, profile {account.profile_version}: {member}", key
-            )
+            counted = (account.event_sequence, account.entry_sequence, account.profile_version)
+            raise Violation("I-29", f"the account counts events, entries and profiles {counted}: {member}", key)
         if account.entry_hash != member.chain:
             raise Violation("hash chain", "the account's hash is not that of its last entry", key)
         if account.tier != member.tier:
@@ -440,7 +439,7 @@ class Auditor:
         name = (member_key(sent.program_id, sent.member_id), isinstance(sent, Transaction), command_id(sent))
         content = replace(sent, occurred_at_ms=0)
         answer = (audit.result, audit.reason, audit.sequence, audit.points_delta, audit.available_points, audit.tier, audit.voucher_code)
-        account = before.get(key) or partition.tables["accounts"].rows.get(key)
+        account = before[key] if key in before else partition.tables["accounts"].rows.get(key)
         clocks = (audit.ingested_at_ms, effects.one.timestamp_ms if alone else 0, partition.clock_ms, account.clock_ms if account is not None else 0)
         now_ms = max(clocks)
         known = self.answers.get(name)
