@@ -203,7 +203,7 @@ class Reference:
             if voucher.state == "ISSUED" and voucher.expires_at_ms is not None and voucher.expires_at_ms <= at_ms:
                 voucher.state = "EXPIRED"
         if self.tier_until_ms is not None and self.tier_until_ms <= at_ms:
-            self._end_of_tier(self.tier_until_ms)
+            self._end_of_tier(self.tier_until_ms, at_ms)
 
     # Lots.
 
@@ -294,7 +294,7 @@ class Reference:
             grace = until_ms is not None and until_ms <= at_ms and program.refund_of_expired is RefundOfExpired.GRACE
             if grace:
                 until_ms = at_ms + program.refund_grace_days * DAY
-            if lot is None or lot.asked_back or grace:
+            if lot is None or lot.asked_back or grace or lot.of("spent") < points:
                 lot = Lot(self._new_name(command_id), at_ms, until_ms)
                 self.lots[lot.lot_id] = lot
                 lot.move("outside", "remaining", points)
@@ -353,7 +353,7 @@ class Reference:
                 return max(self.qualifying_at(now_ms), self.qualifying_at(self._membership_starts(self._year_of_membership(now_ms)) - 1))
         return self.qualifying_at(now_ms)
 
-    def _end_of_tier(self, due_ms: int) -> None:
+    def _end_of_tier(self, due_ms: int, at_ms: int) -> None:
         policy = self.program.tier_policy
         ended_ms = due_ms - policy.grace_days * DAY - 1
         if policy.window is Window.ROLLING:
@@ -363,7 +363,7 @@ class Reference:
         rank, has = self._rank(self._tier_of(reached).name), self._rank(self.tier)
         if rank < has:
             rank = {Demotion.NEVER: has, Demotion.ONE_STEP: has - 1, Demotion.BALANCE_BASED: rank}[policy.demotion]
-        self._set_tier(self.program.tiers[rank], until_ms, due_ms)
+        self._set_tier(self.program.tiers[rank], until_ms, at_ms)
 
     # Vouchers.
 
