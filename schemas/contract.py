@@ -6,6 +6,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from schemas.currencies import MINOR_UNIT_DIGITS
 from schemas.records import (
@@ -46,6 +47,7 @@ KINDS_OF_FIELD: Mapping[str, frozenset[TransactionKind]] = {
     "pending": frozenset({TransactionKind.EARN}),
 }
 """Fields of a transaction that only some kinds have, with these kinds, in the order of the fields."""
+_OF_SOME_KINDS, _NONE_GIVEN = attrgetter(*KINDS_OF_FIELD), (None,) * len(KINDS_OF_FIELD)
 
 KINDS_WITHOUT_POINTS = frozenset(
     {TransactionKind.VOID, TransactionKind.ACTIVATE, TransactionKind.REDEEM_VOUCHER, TransactionKind.CANCEL_VOUCHER}
@@ -230,11 +232,12 @@ def _transaction(t: Transaction) -> list[Problem]:
         case TransactionKind.REDEEM_VOUCHER | TransactionKind.CANCEL_VOUCHER:
             if not t.voucher_code:
                 found.append(Problem("VOUCHER_CODE_REQUIRED", "voucher_code", f"{_a(t.kind)} names the voucher"))
-    for name, kinds in KINDS_OF_FIELD.items():
-        if t.kind not in kinds and getattr(t, name) is not None:
-            found.append(_not_for(t.kind, name))
-        elif name.endswith("_ms"):
-            found += _time(name, getattr(t, name))
+    if (given := _OF_SOME_KINDS(t)) != _NONE_GIVEN:  # Most commands have none of them, and every one is looked at twice.
+        for (name, kinds), value in zip(KINDS_OF_FIELD.items(), given, strict=True):
+            if t.kind not in kinds and value is not None:
+                found.append(_not_for(t.kind, name))
+            elif name.endswith("_ms"):
+                found += _time(name, value)
     return found
 
 

@@ -1679,6 +1679,8 @@ class Origin:
     """Offset of the record."""
     value: bytes | None = None
     """FORWARD, BUDGET_ASK, BUDGET_ANSWER: its value as it was; empty for the others."""
+    released: bool = False
+    """Whether it had waited for its member's enrolment."""
     command_id: str
     """Id of the command."""
     source_system: str
@@ -1699,6 +1701,7 @@ class Origin:
             partition=data["partition"],
             offset=data["offset"],
             value=data["value"],
+            released=data["released"],
             command_id=data["command_id"],
             source_system=data["source_system"],
             reason=data["reason"],
@@ -1713,6 +1716,7 @@ class Origin:
             "partition": self.partition,
             "offset": self.offset,
             "value": self.value,
+            "released": self.released,
             "command_id": self.command_id,
             "source_system": self.source_system,
             "reason": self.reason,

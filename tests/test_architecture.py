@@ -15,7 +15,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 DOMAIN = sorted((ROOT / "streams/domain").rglob("*.py"))
 
 PURE = {
-    "base64", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "hmac", "orjson", "typing", "zoneinfo",
+    "base64", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "hmac", "operator", "orjson", "typing", "zoneinfo",
     "schemas.contract", "schemas.currencies", "schemas.records", "streams.domain",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint", "globals", "hash", "id", "float"}

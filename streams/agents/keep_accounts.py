@@ -296,6 +296,7 @@ class KeepAccounts:
             offset=origin.offset if origin.topic else one.offset,
             ingested_at_ms=one.timestamp_ms,
             correlation_id=origin.correlation_id,
+            released=origin.released,
         )
         account = self._tables.accounts.get(key)
         settlement = desk.receive(
@@ -350,7 +351,10 @@ class KeepAccounts:
         """`value` is the record that was decided, for relays that carry it."""
         for relay in settlement.relays:
             if relay.kind in RELAYED_COMMANDS and relay.origin.value is None and received is not None:
-                place = replace(relay.origin, topic=received.topic, partition=received.partition, offset=received.offset, value=value)
+                place = replace(
+                    relay.origin, topic=received.topic, partition=received.partition, offset=received.offset, value=value,
+                    released=received.released,
+                )  # fmt: skip
                 relay = replace(relay, origin=place)
             self._send_relay(relay, unit)
         encode = self._codec.encode

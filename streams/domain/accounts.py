@@ -46,7 +46,6 @@ def evolve(account: Account | None, fact: Fact) -> Account:
                 holds=fact.holds,
                 event_sequence=sequence,
                 entry_sequence=account.entry_sequence + len(fact.postings),
-                entry_hash=fact.entry_hash or account.entry_hash,
                 last_activity_at_ms=_latest(account.last_activity_at_ms, fact.activity_at_ms),
             )
         case QualifyingCounted():

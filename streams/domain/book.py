@@ -79,6 +79,7 @@ class Book:
         self._recorded_at_ms = recorded_at_ms
         self._stored_outcomes = outcomes
         self._stored_vouchers = vouchers
+        self._entry_hash = account.entry_hash if account is not None else ""
         self.steps: list[Step] = []
         self.entries: list[LedgerEntry] = []
         self.outcomes: dict[bytes, Outcome] = {}
@@ -107,13 +108,13 @@ class Book:
         if isinstance(fact, PointsMoved) and fact.postings:
             entries = self._entries(fact)
             self.entries += entries
-            fact = replace(fact, entry_hash=entries[-1].entry_hash)
+            self._entry_hash = entries[-1].entry_hash
         self._account = evolve(self._account, fact)
         self.steps.append(Step(fact, self._account, self.cause))
 
     def touch(self, **changes: int | None) -> None:
-        """Set what is nobody's business: clock_ms and due_at_ms."""
-        self._account = self.account.but(**changes)
+        """Set what is nobody's business: clock_ms and due_at_ms, and the hash of the last entry."""
+        self._account = self.account.but(entry_hash=self._entry_hash, **changes)
 
     def by_clock(self, due_at_ms: int) -> None:
         """What is recorded from now on happens by itself, and happened when it was due."""
@@ -170,7 +171,7 @@ class Book:
         balances = {
             AVAILABLE: account.available_points, PENDING: account.pending_points, HELD: account.held_points, DEBT: -account.debt_points,
         }  # fmt: skip
-        number, chain = account.entry_sequence, account.entry_hash
+        number, chain = account.entry_sequence, self._entry_hash
         transaction = command if isinstance(command, Transaction) else None
         version = self.program_at(cause.occurred_at_ms).version
         written = []

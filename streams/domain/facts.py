@@ -51,8 +51,6 @@ class PointsMoved:
     hold_id: str | None = None
     expires_at_ms: int | None = None
     counter_member_id: str | None = None
-    entry_hash: str = ""
-    """Of the last entry."""
     activity_at_ms: int | None = None
     """Effective time, when it is an activity that keeps points alive."""
 

@@ -6,6 +6,7 @@ that follows as TIER_CHANGED. The last event of a command shows the account as i
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from schemas.contract import Command, command_id
 from schemas.records import (
@@ -198,15 +199,18 @@ NUMBERS_AND_STATES = (
     "available_points", "pending_points", "held_points", "debt_points", "qualifying_points", "tier", "status", "scheduled_status",
     "merged_into", "pool_member_id",
 )  # fmt: skip
+_numbers_and_states, _NO_VALUES = attrgetter(*NUMBERS_AND_STATES), (None,) * len(NUMBERS_AND_STATES)
 
 
 def changes_between(before: Account | None, after: Account) -> list[AttributeChange]:
     """What an audit record tells about a change: numbers and states in full, profile values masked, segments only counted."""
     changes = []
-    for name in NUMBERS_AND_STATES:
-        old, new = getattr(before, name, None), getattr(after, name)
-        if old != new and (old is not None or new != 0):
-            changes.append(AttributeChange(attribute=name, before=_text(old), after=_text(new)))
+    old_values: tuple[object, ...] = _NO_VALUES if before is None else _numbers_and_states(before)
+    new_values: tuple[object, ...] = _numbers_and_states(after)
+    if old_values != new_values:
+        for name, old, new in zip(NUMBERS_AND_STATES, old_values, new_values, strict=True):
+            if old != new and (old is not None or new != 0):
+                changes.append(AttributeChange(attribute=name, before=_text(old), after=_text(new)))
     old_offers = before.active_offers if before else ()
     if old_offers != after.active_offers:
         old_ids, new_ids = ", ".join(old_offers), ", ".join(after.active_offers)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from streams.domain.program import DAY_MS, Expiry, ExpiryRule, Period
+from streams.domain.program import Expiry, ExpiryRule, Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -90,7 +90,7 @@ def expires_at(expiry: Expiry, time_zone: str, from_ms: int) -> int | None:
             return instant(time_zone, moment.year, moment.month + expiry.months + 1, 1)
         case ExpiryRule.END_OF_YEAR:
             return instant(time_zone, moment.year + expiry.years + 1, 1, 1)
-    least_ms = from_ms + expiry.days * DAY_MS
+    least_ms = add_days(time_zone, from_ms, expiry.days)
     year = local(time_zone, least_ms).year
     day = instant(time_zone, year, expiry.month, expiry.day)
     return day if day > least_ms else instant(time_zone, year + 1, expiry.month, expiry.day)

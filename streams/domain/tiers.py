@@ -67,6 +67,13 @@ def points_at(program: Program, enrolled_at_ms: int, buckets: Buckets, at_ms: in
     return sum(bucket.points for bucket in buckets if first_ms <= bucket.starts_at_ms <= at_ms)
 
 
+def qualifying_at(program: Program, account: Account, at_ms: int) -> int:
+    """The account's qualifying points as they count at that time: what is stored is as of the member's last record."""
+    if program.tier_policy.window is Window.LIFETIME or not account.qualifying:
+        return account.qualifying_points
+    return points_at(program, account.enrolled_at_ms, account.qualifying, at_ms)
+
+
 def count(book: Book, points_delta: int, effective_at_ms: int) -> None:
     """Add to, or take from, the points of the period of the effective time. A period never falls below 0."""
     account, program = book.account, book.program

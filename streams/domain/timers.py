@@ -54,8 +54,11 @@ def _happen(book: Book, at_ms: int) -> None:
     account = book.account
     if account.scheduled_at_ms is not None and account.scheduled_at_ms <= at_ms and account.scheduled_status is not None:
         status, reason = account.scheduled_status, account.scheduled_reason
-        book.record(StatusChanged(status=status, reason=reason))
-        book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=("status",)))
+        if status is account.status:  # Somebody was quicker.
+            book.touch(scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None)
+        else:
+            book.record(StatusChanged(status=status, reason=reason))
+            book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=("status",)))
     activated = [
         lot for lot in book.account.lots
         if lot.pending and lot.remaining and lot.available_from_ms is not None and lot.available_from_ms <= at_ms

@@ -10,7 +10,7 @@ from aiohttp import web
 from schemas.contract import ID_CHARACTERS_MAX, Problem
 from schemas.records import Account, Lot
 from streams.domain.program import Program
-from streams.domain.tiers import outlook
+from streams.domain.tiers import outlook, qualifying_at
 from streams.errors import UnavailableError
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
@@ -54,8 +54,8 @@ async def get_member(request: web.Request) -> web.Response:
             raise
         log.warning("owner.unavailable", extra={"reason": str(error)})
         return _json(program_id, member_id, _from_cache(cached))
-    program = request.app[PARTS].configuration.programs[program_id]
-    return _json(program_id, member_id, _whole(_known(account, least), program))
+    parts = request.app[PARTS]
+    return _json(program_id, member_id, _whole(_known(account, least), parts.configuration.programs[program_id], int(parts.clock() * 1000)))
 
 
 def _known(account: Account | None, least: int) -> Account:
@@ -105,13 +105,13 @@ def _balance(account: Account) -> dict[str, Any]:
     }
 
 
-def _whole(account: Account, program: Program) -> dict[str, Any]:
+def _whole(account: Account, program: Program, now_ms: int) -> dict[str, Any]:
     return _balance(account) | {
         "status_reason": account.status_reason,
         "scheduled_status": _scheduled(account),
         "merged_into": account.merged_into,
         "pool_member_id": account.pool_member_id,
-        "tier_progress": _tier_progress(account, program),
+        "tier_progress": _tier_progress(account, program, now_ms),
         "expiring": _expiring(account.lots),
         "lots": [
             {
@@ -168,20 +168,21 @@ def _expiring(lots: tuple[Lot, ...]) -> dict[str, Any] | None:
     return {"points": sum(lot.remaining for lot in lots if lot.expires_at_ms == next_ms), "expires_at": format_time(next_ms)}
 
 
-def _tier_progress(account: Account, program: Program) -> dict[str, Any]:
+def _tier_progress(account: Account, program: Program, now_ms: int) -> dict[str, Any]:
+    points = qualifying_at(program, account, now_ms)
     tiers, ahead = program.tiers, outlook(program, account)
     names = [tier.name for tier in tiers]
     if account.tier in names:
         above = tiers[names.index(account.tier) + 1 :]
     else:  # The programme has dropped or renamed the member's tier since.
-        above = tuple(tier for tier in tiers if tier.threshold_points > account.qualifying_points)
+        above = tuple(tier for tier in tiers if tier.threshold_points > points)
     return {
         "name": account.tier,
         "valid_until": _time(account.tier_valid_until_ms),
-        "qualifying_points": account.qualifying_points,
+        "qualifying_points": points,
         "next_tier": above[0].name if above else None,
         # A tier that was taken away before its time, or not given yet, may lie below the points.
-        "points_to_next": max(0, above[0].threshold_points - account.qualifying_points) if above else None,
+        "points_to_next": max(0, above[0].threshold_points - points) if above else None,
         "projected_tier": ahead.projected_tier,
         "points_to_keep": ahead.points_to_keep,
     }

@@ -158,7 +158,7 @@ async def test_a_member_with_nothing(service: Service, owners: list[StubOwner]) 
 def test_the_way_to_the_next_tier(tier: str, qualifying_points: int, next_tier: str | None, points_to_next: int | None) -> None:
     tiers = (Tier(name="MEMBER", threshold_points=0), Tier(name="GOLD", threshold_points=10_000), Tier(name="PLATINUM", threshold_points=30_000))
     program = Program(program_id="grand", tiers=tiers)
-    found = members._tier_progress(account("M", tier=tier, qualifying_points=qualifying_points), program)
+    found = members._tier_progress(account("M", tier=tier, qualifying_points=qualifying_points), program, EARNED_MS)
     assert (found["name"], found["next_tier"], found["points_to_next"]) == (tier, next_tier, points_to_next)
 
 
