@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from inspect import signature
 from typing import Any
 
 from hypothesis import strategies as st
@@ -74,21 +75,32 @@ def program(**choices: Any) -> Program:
     )
 
 
-POSSIBLE: list[tuple[str, Callable[[Any], object], dict[str, st.SearchStrategy[Any]]]] = []
-"""What may happen, as often as it is to be tried. One rule draws from it: Hypothesis would leave whole rules out of a run, and whatever needs
-five of them would hardly ever be met."""
+class Possible:
+    """What may happen, as often as it is to be tried. One rule draws from it: Hypothesis would leave whole rules out of a run, and whatever
+    needs five of them would hardly ever be met."""
+
+    def __init__(self) -> None:
+        self._listed: list[tuple[str, Callable[[Any], object] | None, dict[str, st.SearchStrategy[Any]], int]] = []
+
+    def __call__(
+        self, weight: int, *, only_if: Callable[[Any], object] | None = None, **drawn: st.SearchStrategy[Any]
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        def listed(method: Callable[..., None]) -> Callable[..., None]:
+            self._listed.append((method.__name__, only_if, drawn, weight))
+            return method
+
+        return listed
+
+    def happen(self, machine: RuleBasedStateMachine, data: st.DataObject) -> None:
+        names = [name for name, only_if, _, weight in self._listed if only_if is None or only_if(machine) for _ in range(weight)]
+        chosen = data.draw(st.sampled_from(names), label="what")
+        drawn = next(drawn for name, _, drawn, _ in self._listed if name == chosen)
+        method = getattr(machine, chosen)
+        more = {"data": data} if "data" in signature(method).parameters else {}
+        method(**more, **{key: data.draw(values, label=key) for key, values in drawn.items()})
 
 
-def possible(weight: int, *, only_if: Callable[[Any], object] = bool, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def listed(method: Callable[..., None]) -> Callable[..., None]:
-        POSSIBLE.extend([(method.__name__, only_if, drawn)] * weight)
-        return method
-
-    return listed
-
-
-WITH_DATA = {"end_a_hold", "make_available", "reverse", "reverse_what_came_in", "refund", "use_or_cancel_a_voucher", "wait_until_something_is_due", "repeat", "reuse_an_id"}
-"""Those that draw more by themselves."""
+possible = Possible()
 
 
 class Member(RuleBasedStateMachine):
@@ -117,26 +129,26 @@ class Member(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def something_happens(self, data: st.DataObject) -> None:
-        names = sorted({name for name, only_if, _ in POSSIBLE if only_if is bool or only_if(self)})
-        name, _, drawn = data.draw(st.sampled_from([one for one in POSSIBLE if one[0] in names]), label="what")
-        more = {"data": data} if name in WITH_DATA else {}
-        getattr(self, name)(**more, **{key: data.draw(values, label=key) for key, values in drawn.items()})
+        possible.happen(self, data)
 
     @possible(1, only_if=lambda self: not self.reference.enrolled or len(self.commands) % 8 == 0, version=VERSIONS)
     def enrol(self, version: int | None) -> None:
         self.send(enrol(source_version=version, occurred_at_ms=self.now_ms))
 
-    @possible(4,
+    @possible(
+        4,
         points=POINTS, late_ms=LATE_MS, expires_in_ms=st.sampled_from([None, None, None, -1, 0, 1, 2 * DAY, 15 * DAY]),
         category=st.sampled_from([None, "spa"]), pending=st.sampled_from(["", "", "", "event", "date"]),
     )  # fmt: skip
     def earn(self, points: int, late_ms: int, expires_in_ms: int | None, category: str | None, pending: str) -> None:
-        more: dict[str, Any] = {"event": {"pending": True}, "date": {"available_from_ms": self.now_ms + 2 * DAY}}.get(pending, {})
+        waits: dict[str, dict[str, Any]] = {"": {}, "event": {"pending": True}, "date": {"available_from_ms": self.now_ms + 2 * DAY}}
+        more = waits[pending]
         if expires_in_ms is not None:
             more["expires_at_ms"] = self.now_ms + expires_in_ms
         self.send(earn(points, occurred_at_ms=self.now_ms - late_ms, category=category, **more))
 
-    @possible(2,
+    @possible(
+        2,
         amount=st.integers(0, 20_000), currency=st.sampled_from(["EUR", "JPY", "USD"]), nights=st.none() | st.integers(0, 4), late_ms=LATE_MS,
         category=st.sampled_from([None, "spa"]),
     )  # fmt: skip
@@ -148,7 +160,8 @@ class Member(RuleBasedStateMachine):
     def redeem(self, points: int, reward: str | None, late_ms: int) -> None:
         self.send(redeem(points, reward_code=reward, occurred_at_ms=self.now_ms - late_ms))
 
-    @possible(3, only_if=lambda self: self.reference.available > 0,
+    @possible(
+        3, only_if=lambda self: self.reference.available > 0,
         share=st.sampled_from([0, 0, 1, -1, 2]), reward=st.sampled_from([None, "anything"]),
         how=st.sampled_from(["redeem", "redeem", "hold", "hold", "adjust"]),
     )  # fmt: skip
@@ -200,14 +213,15 @@ class Member(RuleBasedStateMachine):
 
     @possible(1, only_if=lambda self: self.reference.vouchers, use=st.booleans())
     def use_or_cancel_a_voucher(self, data: st.DataObject, use: bool) -> None:
-        code = data.draw(st.sampled_from([voucher.code for voucher in self.reference.vouchers][-3:] + ["NONE-SUCH"]))
+        code = data.draw(st.sampled_from([voucher.code or "" for voucher in self.reference.vouchers][-3:] + ["NONE-SUCH"]))
         self.send(redeem_voucher(code) if use else cancel_voucher(code), at_now=True)
 
     @possible(1, offer=st.sampled_from([*(offer.offer_id for offer in OFFERS), "nonsense"]), late_ms=LATE_MS)
     def activate_an_offer(self, offer: str, late_ms: int) -> None:
         self.send(activate(offer, occurred_at_ms=self.now_ms - late_ms))
 
-    @possible(1,
+    @possible(
+        1,
         status=st.sampled_from([MemberStatus.ACTIVE, MemberStatus.SUSPENDED]), source=SOURCES, version=VERSIONS,
         in_ms=st.sampled_from([None, None, -1, 0, 1, 3 * DAY]),
     )  # fmt: skip
@@ -215,7 +229,8 @@ class Member(RuleBasedStateMachine):
         from_ms = None if in_ms is None else self.now_ms + in_ms
         self.send(change(status=status, source_system=source, source_version=version, status_from_ms=from_ms), at_now=True)
 
-    @possible(1,
+    @possible(
+        1,
         attributes=st.dictionaries(st.sampled_from("ab"), st.none() | st.sampled_from("xy"), min_size=1),
         tier=st.sampled_from([None, "blue", "silver", "gold", "none-such"]), until_in_ms=st.sampled_from([None, 1, 9 * DAY]), version=VERSIONS,
     )  # fmt: skip

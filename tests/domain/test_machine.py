@@ -42,7 +42,7 @@ def test_earns_adjustments_and_profiles_come_to_the_same_in_any_order(
 
 
 def _after(shell: Shell, commands: list[Command]) -> Account:
-    first = [enrol("e", occurred_at_ms=START - 5 * DAY), activate("winter", "o", occurred_at_ms=START)]
+    first: list[Command] = [enrol("e", occurred_at_ms=START - 5 * DAY), activate("winter", "o", occurred_at_ms=START)]
     for number, command in enumerate([*first, *commands]):
         shell.settle(received(command, offset=number, ingested_at_ms=START))
     assert shell.account is not None
