@@ -17,12 +17,12 @@ from tests.simulation import simulator
 from tests.simulation.simulator import Failure, run
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 500
+STEPS = 1_500
 SEEDS_MAX = 6
 """How many seeds a fault may hide from."""
 
 
-@pytest.mark.parametrize("seed", [1, 2, simulator.AVRO_EVERY_SEEDS - 1])
+@pytest.mark.parametrize("seed", [*range(5), 2 * simulator.AVRO_EVERY_SEEDS - 1])
 def test_a_seed_finds_nothing(seed: int) -> None:
     result = run(seed, STEPS)
     assert result.counts["records"] > STEPS
@@ -53,8 +53,17 @@ def test_a_failure_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> 
 # Faults.
 
 
-def _forgets_expiry(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Movement, "expire", lambda *_: None)
+def _books_expiry_wrong(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Movement, kind: EntryKind, points_delta: int, *rest: Any, **more: Any) -> None:
+        post(self, kind, points_delta - (kind is EntryKind.EXPIRY and points_delta < 0), *rest, **more)
+
+    post = Movement.post
+    patch.setattr(Movement, "post", wrong)
+
+
+def _lets_points_stay(patch: pytest.MonkeyPatch) -> None:
+    next_due_ms = timers.next_due_ms
+    patch.setattr(timers, "next_due_ms", lambda account: next_due_ms(replace(account, lots=())))
 
 
 def _credits_transfers_twice(patch: pytest.MonkeyPatch) -> None:
@@ -109,7 +118,8 @@ def _grants_every_budget(patch: pytest.MonkeyPatch) -> None:
 
 def _leaves_the_cap_out(patch: pytest.MonkeyPatch) -> None:
     def uncapped(account: Any, command: Any, program: Any, base_points: int) -> Any:
-        return real(account, command, replace(program, offers={name: replace(offer, cap_points=None) for name, offer in program.offers.items()}), base_points)
+        without = {name: replace(offer, cap_points=None) for name, offer in program.offers.items()}
+        return real(account, command, replace(program, offers=without), base_points)
 
     real = offers.bonuses
     patch.setattr(earning, "bonuses", uncapped)
@@ -144,8 +154,9 @@ def _lets_holds_stay(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "break_it",
     [
-        _forgets_expiry, _credits_transfers_twice, _refunds_twice, _writes_no_due_rows, _drops_what_cannot_be_delivered, _lets_the_suspended_spend,
-        _grants_every_budget, _leaves_the_cap_out, _keeps_what_was_erased, _reads_a_clock, _decides_repetitions_anew, _lets_holds_stay,
+        _books_expiry_wrong, _lets_points_stay, _lets_holds_stay, _credits_transfers_twice, _refunds_twice, _writes_no_due_rows,
+        _drops_what_cannot_be_delivered, _lets_the_suspended_spend, _grants_every_budget, _leaves_the_cap_out, _keeps_what_was_erased,
+        _reads_a_clock, _decides_repetitions_anew,
     ],
     ids=lambda function: function.__name__.strip("_").replace("_", " "),
 )  # fmt: skip
