@@ -243,7 +243,8 @@ class Member(RuleBasedStateMachine):
 
     @possible(3, beside_ms=st.sampled_from([-1, 0, 1]), ticked=st.booleans())
     def wait_until_something_is_due(self, data: st.DataObject, beside_ms: int, ticked: bool) -> None:
-        dues = [at_ms for at_ms in self.reference.dues() if at_ms > self.now_ms][:3]
+        limits = [at_ms for offer in OFFERS for at_ms in (offer.starts_at_ms, offer.ends_at_ms) if at_ms is not None]
+        dues = [at_ms for at_ms in sorted([*self.reference.dues(), *limits]) if at_ms > self.now_ms][:3]
         self.wait(data.draw(st.sampled_from(dues)) + beside_ms - self.now_ms if dues else DAY, ticked)
 
     @possible(1, ms=st.sampled_from([1, MINUTE, 30 * MINUTE, DAY, 5 * DAY, 31 * DAY, 370 * DAY]), ticked=st.booleans())
