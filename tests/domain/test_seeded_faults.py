@@ -274,12 +274,6 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
         {TABLE, MACHINE},
     ),
     (
-        "a cancellation gives again what was refunded", "reversals",
-        "left = sum(part.points for part in original.parts) - original.reversed_points",
-        "left = sum(part.points for part in original.parts)",
-        {TABLE},
-    ),
-    (
         "an offer's cap is counted anew with every sale", "offers",
         "offer.cap_points - use.points)",
         "offer.cap_points)",
