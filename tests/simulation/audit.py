@@ -443,8 +443,9 @@ class Auditor:
         clocks = (audit.ingested_at_ms, effects.one.timestamp_ms if alone else 0, partition.clock_ms, account.clock_ms if account is not None else 0)
         now_ms = max(clocks)
         known = self.answers.get(name)
-        # Who was merged is answered by another, in whose partition it is another time.
-        is_known = known is not None and now_ms - known.at_ms < (WINDOW_MS if known.key == key else CERTAIN_MS)
+        # Who was merged is answered by another, in whose partition it may be another time by months.
+        is_here = known is not None and known.key == key
+        is_known = known is not None and (now_ms - known.at_ms < WINDOW_MS if is_here else self._world.now_ms - known.at_ms < CERTAIN_MS)
         if known is not None and is_known:
             if audit.replayed and known.content == content and answer == known.answer:
                 return
