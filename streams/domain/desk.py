@@ -102,7 +102,7 @@ def settle(
     if account is None and not isinstance(command, Enrolment):
         audit = outbound.audit(received, command, digest, CommandResult.WAITING, None, recorded_at_ms)
         return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
-    if account is not None and account.merged_into is not None and not isinstance(command, Enrolment) and not _is_erasure(command):
+    if account is not None and account.merged_into is not None and not _stays_here(account, command):
         return _forwarded(book, account, received, command)
     if account is not None:
         timers.advance(book)
@@ -203,9 +203,12 @@ def _is_open(account: Account, transaction_id: str) -> bool:
     return any(lot.lot_id == transaction_id for lot in account.lots) or any(hold.hold_id == transaction_id for hold in account.holds)
 
 
-def _is_erasure(command: Command) -> bool:
-    """Whether it concerns the member's own record, wherever the points are."""
-    return isinstance(command, MemberOperation) and command.kind is MemberOperationKind.ERASE
+def _stays_here(account: Account, command: Command) -> bool:
+    """Whether a merged member decides it: it is about the member's own record, wherever the points are. What is personal of one who was
+    erased goes to nobody."""
+    if isinstance(command, MemberOperation):
+        return command.kind is MemberOperationKind.ERASE
+    return isinstance(command, Enrolment) or (isinstance(command, ProfileChange) and account.status is MemberStatus.ERASED)
 
 
 def _repeated(
@@ -284,9 +287,10 @@ def receive(
     if key in rows.outcomes:
         return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
     if account is not None and account.merged_into is not None and relay.kind is not RelayKind.MERGE_BACK:
-        if relay.kind is RelayKind.FORWARD:
+        if relay.kind is RelayKind.FORWARD and not (isinstance(received.command, ProfileChange) and account.status is MemberStatus.ERASED):
             return _forwarded_again(account, relay, received, rows, programs, now_ms, recorded_at_ms)
-        return _passed_on(account, relay)
+        if relay.kind is not RelayKind.FORWARD:
+            return _passed_on(account, relay)
     merged_id = _merged_id(relay)
     if merged_id is not None and (account is None or merged_id not in (account.member_id, *account.moved_from)):
         # It came by a merge that was not taken. Whoever was to be merged is itself again when it arrives: the MERGE_BACK goes before it.
