@@ -287,10 +287,9 @@ def receive(
     if key in rows.outcomes:
         return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
     if account is not None and account.merged_into is not None and relay.kind is not RelayKind.MERGE_BACK:
-        if relay.kind is RelayKind.FORWARD and not (isinstance(received.command, ProfileChange) and account.status is MemberStatus.ERASED):
+        if relay.kind is RelayKind.FORWARD:
             return _forwarded_again(account, relay, received, rows, programs, now_ms, recorded_at_ms)
-        if relay.kind is not RelayKind.FORWARD:
-            return _passed_on(account, relay)
+        return _passed_on(account, relay)
     merged_id = _merged_id(relay)
     if merged_id is not None and (account is None or merged_id not in (account.member_id, *account.moved_from)):
         # It came by a merge that was not taken. Whoever was to be merged is itself again when it arrives: the MERGE_BACK goes before it.
@@ -424,18 +423,21 @@ def _forwarded_again(
     """A forwarded command at a member who was merged as well: answered if it was decided here before that, passed on if not."""
     command = received.command
     assert command is not None, "a forwarded command is carried along"
-    if account.member_id == relay.from_member_id:
-        return _sent(account, replace(relay, member_id=account.merged_into or "", path=()))
-    command, original = _here(account, relay, command)
+    came_back = account.member_id == relay.from_member_id  # This one was itself for a while, and is merged anew.
+    command, original = (command, relay.original) if came_back else _here(account, relay, command)
     program = in_force(programs, now_ms)
     remembered = rows.outcomes.get(outcome_key(command.program_id, command.member_id, command))
     if remembered is not None and is_remembered(remembered, program, now_ms):
         return _repeated(account, replace(received, command=command), command, payload_hash(command), remembered, recorded_at_ms)
+    if _stays_here(account, command):
+        own = replace(received, command=command)
+        return settle(account, own, rows=rows, programs=programs, clock_ms=now_ms, recorded_at_ms=recorded_at_ms)
     named = _named_by(command)
     if named is not None:
         mine = rows.outcomes.get(transaction_key(account.program_id, account.member_id, named))
         original = mine if is_remembered(mine, program, now_ms) else original
-    return _passed_on(account, replace(relay, original=original))
+    relay = replace(relay, original=original)
+    return _sent(account, replace(relay, member_id=account.merged_into or "", path=())) if came_back else _passed_on(account, relay)
 
 
 def _here(account: Account, relay: Relay, command: Command) -> tuple[Command, Outcome | None]:

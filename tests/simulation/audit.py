@@ -25,6 +25,7 @@ from schemas.records import (
     MemberStatus,
     OfferActivation,
     Outcome,
+    ProfileChange,
     Relay,
     RelayKind,
     SyncAudit,
@@ -451,6 +452,8 @@ class Auditor:
                 return
             if audit.result is CommandResult.CONFLICT and known.content != content:
                 return
+            if audit.reason == "MEMBER_ERASED" and isinstance(sent, ProfileChange) and not is_here:
+                return  # Decided by who took over, and come again after the erasure: it is not passed on any more.
             # Two that came before the budget's answer, or before the enrolment: the first of them counts.
             if alone and not isinstance(sent, OfferActivation):
                 rule = "I-7" if known.content == content else "I-8"
