@@ -42,6 +42,8 @@ class Lot:
     """Points of it that reversals asked for; of these what was spent was recovered from other lots, or is debt."""
     claw_when_released: int = 0
     """Held points that a reversal asked for: they are taken when the hold ends."""
+    owed: int = 0
+    """Spent points that a reversal asked for and did not find: they are taken when the spend is refunded."""
     qualifying: int = 0
     """Points of it that count for the tier."""
     earned_at_ms: int
@@ -68,6 +70,7 @@ class Lot:
             settled=data["settled"],
             reversed=data["reversed"],
             claw_when_released=data["claw_when_released"],
+            owed=data["owed"],
             qualifying=data["qualifying"],
             earned_at_ms=data["earned_at_ms"],
             expires_at_ms=data["expires_at_ms"],
@@ -88,6 +91,7 @@ class Lot:
             "settled": self.settled,
             "reversed": self.reversed,
             "claw_when_released": self.claw_when_released,
+            "owed": self.owed,
             "qualifying": self.qualifying,
             "earned_at_ms": self.earned_at_ms,
             "expires_at_ms": self.expires_at_ms,
@@ -109,6 +113,7 @@ class Lot:
         put(copy, "settled", self.settled)
         put(copy, "reversed", self.reversed)
         put(copy, "claw_when_released", self.claw_when_released)
+        put(copy, "owed", self.owed)
         put(copy, "qualifying", self.qualifying)
         put(copy, "earned_at_ms", self.earned_at_ms)
         put(copy, "expires_at_ms", self.expires_at_ms)

@@ -133,17 +133,26 @@ class Movement:
             if part.points > mine:
                 left.append(replace(part, points=part.points - mine))
         owed = {ISSUED: 0, ADJUSTED: 0}
+        claws: dict[str, int] = {}
         for part in taken:
             lot = self._lots[part.lot_id]
             claw = min(part.points, lot.claw_when_released)
             owed[_came_from(lot)] += claw
+            claws[lot.lot_id] = claw
             # A reversal has asked for these: now that they are spent, it takes others.
             spent = _moved(lot, part.points, "held", "spent")
             self._lots[lot.lot_id] = replace(spent, claw_when_released=lot.claw_when_released - claw, reversed=lot.reversed + claw)
         self.post(EntryKind.CAPTURE, -sum(part.points for part in taken), counter_account, "capture", HELD, taken)
         self.release(hold, left, "capture")
-        self.recover(owed[ISSUED], self._book.program.reversal, "reverse", ISSUED)
-        self.recover(owed[ADJUSTED], ReversalPolicy.WITHIN_BALANCE, "reverse", ADJUSTED)
+        missing = {
+            ISSUED: self.recover(owed[ISSUED], self._book.program.reversal, "reverse", ISSUED),
+            ADJUSTED: self.recover(owed[ADJUSTED], ReversalPolicy.WITHIN_BALANCE, "reverse", ADJUSTED),
+        }
+        for lot_id, claw in claws.items():
+            lot = self._lots[lot_id]
+            mine = min(claw, missing[_came_from(lot)])
+            missing[_came_from(lot)] -= mine
+            self._lots[lot_id] = lot.but(owed=lot.owed + mine)
         return taken
 
     def release(self, hold: Hold, parts: "list[LotPart] | tuple[LotPart, ...]", rule_id: str) -> None:
@@ -161,10 +170,11 @@ class Movement:
         self.expire(self._book.now_ms)
         self.pay_debt()
 
-    def recover(self, points: int, policy: ReversalPolicy, rule_id: str, counter_account: str | None = None) -> None:
-        """Take back points that are not in their lot any more: others of the member, then a debt or a shortfall, as the policy says."""
+    def recover(self, points: int, policy: ReversalPolicy, rule_id: str, counter_account: str | None = None) -> int:
+        """Take back points that are not in their lot any more: others of the member, then a debt or a shortfall, as the policy says. Returns
+        how many of them are still to be taken, should they come back."""
         if points <= 0:
-            return
+            return 0
         counter = counter_account or self._counter
         taken = 0 if policy is ReversalPolicy.ONLY_PENDING else min(points, self.available)
         if taken:
@@ -172,8 +182,9 @@ class Movement:
             self.post(EntryKind.REVERSAL, -taken, counter, rule_id, parts=parts)
         if policy is ReversalPolicy.UNLIMITED:
             self.post(EntryKind.REVERSAL, taken - points, counter, rule_id, DEBT)
-        else:
-            self.shortfall += points - taken
+            return 0
+        self.shortfall += points - taken
+        return points - taken if policy is ReversalPolicy.WITHIN_BALANCE else 0
 
     def claw(self, lot_id: str, points: int, policy: ReversalPolicy) -> None:
         """Take back points of one lot: what remains, then what was spent, then what is held. The rest has expired."""
@@ -190,8 +201,8 @@ class Movement:
         points -= remaining
         spent = min(points, lot.spent + lot.settled - lot.reversed)
         if spent:
-            self.put(replace(self._lots[lot_id], reversed=lot.reversed + spent))
-            self.recover(spent, policy, "reverse")
+            owed = self.recover(spent, policy, "reverse")
+            self.put(self._lots[lot_id].but(reversed=lot.reversed + spent, owed=lot.owed + owed))
         held = min(points - spent, lot.held - lot.claw_when_released)
         if policy is ReversalPolicy.ONLY_PENDING:
             self.shortfall += held  # Points that could be spent stay with the member, held or not.
@@ -200,7 +211,8 @@ class Movement:
 
     def restore(self, parts: list[LotPart], command_id: str) -> None:
         """Give points back that were spent. They pay a debt first; those of lots that have expired since expire again, unless the programme
-        gives them days of grace."""
+        gives them days of grace. Points that a reversal has asked for in vain are taken now: nobody keeps the points of a returned purchase
+        by returning what was bought with them."""
         book, now_ms = self._book, self._book.now_ms
         for part in parts:
             lot = self.lot(part.lot_id) if part.lot_id else None
@@ -218,6 +230,11 @@ class Movement:
                 EntryKind.REFUND, part.points, self._counter, "refund",
                 parts=[LotPart(lot_id=restored.lot_id, points=part.points, expires_at_ms=until_ms)],
             )  # fmt: skip
+            if lot is not None and lot.owed:
+                owed = min(part.points, lot.owed)
+                self.put(lot.but(owed=lot.owed - owed))
+                self.put(_moved(restored, owed, "remaining", "clawed"))
+                self.post(EntryKind.REVERSAL, -owed, _came_from(lot), "reverse", parts=[LotPart(lot_id=restored.lot_id, points=owed, expires_at_ms=until_ms)])
         self.expire(now_ms)
         self.pay_debt()
 

@@ -6,6 +6,7 @@ the plain calendar of UTC. A programme it judges has no pools, no transfers, no 
 
 import math
 from base64 import b32encode
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -49,6 +50,8 @@ class Lot:
     """Of what was spent, how much reversals have asked for."""
     claw_later: int = 0
     """Of what is held, how much a reversal has asked for."""
+    owed: int = 0
+    """Of what was spent, how much a reversal has asked for in vain."""
 
     def of(self, part: str) -> int:
         return sum(points for _, target, points in self.moves if target == part) - sum(points for source, _, points in self.moves if source == part)
@@ -276,17 +279,19 @@ class Reference:
         if deed := self._remembered(hold.hold_id, at_ms):
             deed.hold_ended_by = why
 
-    def _recover(self, points: int, policy: ReversalPolicy, at_ms: int) -> None:
-        """Points that are not in their lot any more."""
+    def _recover(self, points: int, policy: ReversalPolicy, at_ms: int) -> int:
+        """Points that are not in their lot any more. How many are owed, should they come back."""
         if policy is ReversalPolicy.ONLY_PENDING:
-            return
+            return 0
         taken = min(points, self.available)
         self._take(taken, "settled", at_ms)
         if policy is ReversalPolicy.UNLIMITED:
             self.debts.append(points - taken)
+            return 0
+        return points - taken
 
     def _restore(self, parts: list[Part], command_id: str, at_ms: int) -> None:
-        program = self.program
+        program, made = self.program, set()
         for lot_id, points, until_ms in parts:
             lot = self._known(lot_id, at_ms)
             if lot is not None:
@@ -294,22 +299,28 @@ class Reference:
             grace = until_ms is not None and until_ms <= at_ms and program.refund_of_expired is RefundOfExpired.GRACE
             if grace:
                 until_ms = at_ms + program.refund_grace_days * DAY
+            owed = 0
+            if lot is not None:
+                owed = min(points, lot.owed)
+                lot.owed -= owed
             if lot is None or lot.asked_back or grace or lot.of("spent") < points:
-                lot = Lot(self._new_name(command_id), at_ms, until_ms)
+                lot = Lot(self._new_name(command_id, made), at_ms, until_ms)
+                made.add(lot.lot_id)
                 self.lots[lot.lot_id] = lot
                 lot.move("outside", "remaining", points)
             else:
                 lot.move("spent", "remaining", points)
+            lot.move("remaining", "clawed", owed)
         self._expire(at_ms)
         self._pay_debt(at_ms)
 
-    def _new_name(self, command_id: str) -> str:
+    def _new_name(self, command_id: str, made: Collection[str]) -> str:
         """How the ledger names lots that no earn made; it says something about their order."""
         number = 0
         while True:
             text = "\0".join(("lot", "grand", "m-1", command_id, str(number)))
             name = "lot_" + b32encode(sha256(text.encode()).digest()).decode()[:26].lower()
-            if name not in self.lots or not self.lots[name].is_open:
+            if name not in made and (name not in self.lots or not self.lots[name].is_open):
                 return name
             number += 1
 
@@ -591,7 +602,7 @@ class Reference:
         return {"APPLIED"}
 
     def _capture(self, hold: Hold, wanted: int, deed: Deed, occurred_ms: int, now_ms: int) -> None:
-        lots, rest, owed = self.open_lots, [], {True: 0, False: 0}
+        lots, rest, owed, asked_of = self.open_lots, [], {True: 0, False: 0}, []
         for lot_id, points, until_ms in hold.parts:
             mine = min(wanted, points)
             wanted -= mine
@@ -603,10 +614,14 @@ class Reference:
                 asked = min(mine, lot.claw_later)
                 lot.claw_later, lot.asked_back = lot.claw_later - asked, lot.asked_back + asked
                 owed[lot.by_earn] += asked
+                asked_of.append((lot, asked))
                 deed.parts.append((lot_id, mine, until_ms))
         self._let_go(hold, now_ms, "HOLD_ALREADY_CAPTURED", rest)
-        self._recover(owed[True], self.program.reversal, now_ms)
-        self._recover(owed[False], ReversalPolicy.WITHIN_BALANCE, now_ms)
+        missing = {True: self._recover(owed[True], self.program.reversal, now_ms), False: self._recover(owed[False], ReversalPolicy.WITHIN_BALANCE, now_ms)}
+        for lot, asked in asked_of:
+            mine = min(asked, missing[lot.by_earn])
+            missing[lot.by_earn] -= mine
+            lot.owed += mine
         self._stay_alive(lots, occurred_ms)
 
     def _activate(self, command: Transaction, deed: Deed, now_ms: int) -> str:
@@ -655,7 +670,7 @@ class Reference:
             lot.move("remaining", "clawed", remaining)
             lot.claw_later += held
         lot.asked_back += spent
-        self._recover(spent, policy, now_ms)
+        lot.owed += self._recover(spent, policy, now_ms)
         if kind == "EARN":
             before = self._reach(now_ms)
             self.qualified.append((-wanted, lot.earned_at_ms))
