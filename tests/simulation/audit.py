@@ -452,8 +452,8 @@ class Auditor:
                 return
             if audit.result is CommandResult.CONFLICT and known.content != content:
                 return
-            if audit.reason == "MEMBER_ERASED" and isinstance(sent, ProfileChange) and not is_here:
-                return  # Decided by who took over, and come again after the erasure: it is not passed on any more.
+            if "MEMBER_ERASED" in (audit.reason, known.answer[1]) and isinstance(sent, ProfileChange) and not is_here:
+                return  # Twice on both sides of an erasure: one was passed on to who took over, the other is not any more.
             # Two that came before the budget's answer, or before the enrolment: the first of them counts.
             if alone and not isinstance(sent, OfferActivation):
                 rule = "I-7" if known.content == content else "I-8"
