@@ -32,7 +32,7 @@ from schemas.records import (
     WaitingCommands,
 )
 from streams import metrics, topics
-from streams.domain import budgets, desk
+from streams.domain import budgets, desk, exchange
 from streams.domain.book import is_remembered
 from streams.domain.desk import Received, Rows, Settlement
 from streams.domain.program import Program, in_force
@@ -299,7 +299,7 @@ class KeepAccounts:
             released=origin.released,
         )
         account = self._tables.accounts.get(key)
-        settlement = desk.receive(
+        settlement = exchange.receive(
             account, relay, received, rows=self._rows, programs=versions, clock_ms=self._now().now_ms, recorded_at_ms=self._clock_ms()
         )
         self._store(key, account, settlement)

@@ -22,7 +22,7 @@ from schemas.records import (
     TransactionKind,
     Voucher,
 )
-from streams.domain import desk
+from streams.domain import desk, exchange
 from streams.domain.desk import Received, Rows, Settlement
 from streams.domain.program import Offer, Program, Tier
 
@@ -115,7 +115,8 @@ def _transaction(kind: TransactionKind, **more: Any) -> Transaction:
 
 
 STREAMS = {
-    MemberOperation: "member-operations", Enrolment: "enrolments", Transaction: "transactions", ProfileChange: "profile-changes", OfferActivation: "offer-activations",
+    MemberOperation: "member-operations", Enrolment: "enrolments", Transaction: "transactions", ProfileChange: "profile-changes",
+    OfferActivation: "offer-activations",
 }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ class Shell:
             stream="relays", command=command, topic="loyalty.relays.v1", partition=3, offset=self.sent, correlation_id=None,
             **{"ingested_at_ms": 10_000 + self.sent, **more},
         )  # fmt: skip
-        settlement = desk.receive(
+        settlement = exchange.receive(
             self.account, relay, arrived, rows=Rows(outcomes=self.outcomes, vouchers=self.vouchers), programs=self.programs,
             clock_ms=self.clock_ms, recorded_at_ms=self.recorded_at_ms,
         )  # fmt: skip

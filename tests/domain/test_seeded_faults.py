@@ -124,7 +124,7 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
     ),
     (
         "a repetition is done again", "desk",
-        ("        return _repeated(account, received, command, digest, remembered, recorded_at_ms)\n"
+        ("        return repeat(account, received, command, digest, remembered, recorded_at_ms)\n"
          "    if account is not None and isinstance(command, Transaction) and _is"),
         "        pass\n    if account is not None and isinstance(command, Transaction) and _is",
         {TABLE, MACHINE},
@@ -340,20 +340,20 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
         {MANY},
     ),
     (
-        "a relay that comes twice gives twice", "desk",
+        "a relay that comes twice gives twice", "exchange",
         "    if key in rows.outcomes:\n",
         "    if False:\n",
         {MANY},
     ),
     (
-        "what is sent to nobody is lost", "desk",
+        "what is sent to nobody is lost", "exchange",
         "    return _sent(account, replace(relay, member_id=relay.from_member_id, kind=back, path=(), from_member_id=sender))",
         "    return Settlement(account=account, outcomes={}, vouchers={}, audit=None)",
         {MANY},
     ),
     (
         "who was merged goes on alone", "desk",
-        "    if account is not None and account.merged_into is not None and not isinstance(command, Enrolment) and not _is_erasure(command):",
+        "    if account is not None and account.merged_into is not None and not stays_here(account, command):",
         "    if False:",
         {TABLE, MANY},
     ),
