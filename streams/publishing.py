@@ -29,7 +29,8 @@ FIRST_EFFECTIVE_FROM_MS = 1
 TIMEOUT_S = 10.0
 FENCED_WAIT_S = 1.0
 FENCED_MAX = 20
-FENCED_CODES = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+# UNKNOWN is what a broker says to the commit of a producer that another one is just fencing.
+FENCED_CODES = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError.UNKNOWN)
 REFUSED_CODES = (
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 )  # fmt: skip
@@ -39,7 +40,7 @@ Choose = Callable[[Published], list[ProgramVersion]]
 
 
 class Fenced(LoyaltyError):
-    """Another publisher began after this one. Nothing of ours was written."""
+    """Another publisher began after this one. What the log holds says whether anything of ours was written."""
 
 
 def read_published(settings: Settings) -> dict[str, list[ProgramVersion]]:

@@ -275,10 +275,11 @@ def _transfer(book: Book, command: Transaction, about: Effect) -> Refusal | None
 
 
 def pool(book: Book, command_id: str, lot_id: str) -> None:
-    """What a member of a pool earns goes on to the pool, as far as it did not pay a debt and is not pending."""
+    """What a member of a pool earns goes on to the pool, as far as it did not pay a debt and is not pending. Nothing leaves while suspended:
+    it stays with the member then."""
     account = book.account
     lot = next((lot for lot in account.lots if lot.lot_id == lot_id), None)
-    if account.pool_member_id is None or lot is None or lot.pending or not lot.remaining:
+    if account.pool_member_id is None or account.status is MemberStatus.SUSPENDED or lot is None or lot.pending or not lot.remaining:
         return
     moved = Movement(book)
     parts = moved.take_from(lot, "spent")

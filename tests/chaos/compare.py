@@ -74,7 +74,7 @@ def event_view(value: dict[str, Any]) -> tuple[int, Event]:
 
 
 def entry_view(value: dict[str, Any]) -> tuple[int, Entry]:
-    return value["entry_sequence"], Entry(value["transaction_id"], value["points_delta"], value["balance_after"])
+    return value["entry_sequence"], Entry(value["transaction_id"], value["account"], value["points_delta"], value["balance_after"])
 
 
 AUDIT_KINDS = ("inputs without an answer", "inputs answered twice", "answers that differ", "answers out of order", "answers to no input")
@@ -140,7 +140,7 @@ TABLE_KINDS = tuple(f"{table} {problem}" for table in ("accounts", "outcomes") f
 
 
 def account_row(value: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("available_points", "qualifying_points", "tier", "event_sequence", "entry_sequence", "profile_version")
+    names = ("available_points", "debt_points", "qualifying_points", "tier", "event_sequence", "entry_sequence", "profile_version")
     return tuple(value[name] for name in names)
 
 

@@ -57,7 +57,9 @@ class History:
             self.rows["balances"][name] = (member.available, member.qualifying, member.tier, len(events))
             if entries:
                 count = len(entries)
-                self.rows["ledger_entries"][name] = (count, count, member.available, _weighted([e.balance_after for e in entries]))
+                self.rows["ledger_entries"][name] = (
+                    count, count, sum(e.points_delta for e in entries), _weighted([e.balance_after for e in entries])
+                )  # fmt: skip
                 self.rows["reconciliation"][name] = (count, member.available, member.available, 1, 1)
             self.totals["points_by_day_and_source"] += member.available
         self.totals["refusals_by_reason"] += refusals

@@ -33,6 +33,7 @@ class Event(NamedTuple):
 
 class Entry(NamedTuple):
     transaction_id: str
+    account: str
     points_delta: int
     balance_after: int
 
@@ -57,6 +58,8 @@ class Outcome:
     sequence: int
     available: int
     tier: str
+    amount: int = 0
+    """Points it was about: above 0 for those that came in."""
     reversed: int = 0
 
     def row(self) -> tuple[Any, ...]:
@@ -66,6 +69,7 @@ class Outcome:
 @dataclass(slots=True)
 class Member:
     available: int = 0
+    debt: int = 0
     qualifying: int = 0
     tier: str = "MEMBER"
     versions: int = 1
@@ -77,7 +81,7 @@ class Member:
     payloads: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def row(self) -> tuple[Any, ...]:
-        return (self.available, self.qualifying, self.tier, len(self.events), len(self.entries), self.versions)
+        return (self.available, self.debt, self.qualifying, self.tier, len(self.events), len(self.entries), self.versions)
 
 
 @dataclass(slots=True)
@@ -114,13 +118,16 @@ def _decide(member: Member, t: dict[str, Any]) -> Answer:
             return Answer("CONFLICT", False, None, None, None)
         return Answer(remembered.result, True, remembered.points_delta, remembered.sequence, remembered.available)
     member.payloads[identity] = payload
-    result, moved = _apply(member, t)
-    outcome = Outcome(t["kind"], result, moved, len(member.events), member.available, member.tier)
+    before = member.available
+    result, amount = _apply(member, t)
+    moved = member.available - before
+    outcome = Outcome(t["kind"], result, moved, len(member.events), member.available, member.tier, amount)
     member.outcomes[identity] = outcome
     return Answer(result, False, moved, outcome.sequence, outcome.available)
 
 
 def _apply(member: Member, t: dict[str, Any]) -> tuple[str, int]:
+    """The result, and the points it was about."""
     kind, points, identity = t["kind"], t["points"], t["transaction_id"]
     if kind == "EARN":
         if points is None:
@@ -136,17 +143,16 @@ def _apply(member: Member, t: dict[str, Any]) -> tuple[str, int]:
         return "APPLIED", -points
     assert kind == "REVERSE"
     original = member.outcomes.get(f"t:{t['reverses_transaction_id']}")
-    if original is None or original.result != "APPLIED" or original.points_delta == 0 or original.kind == "REVERSE":
+    if original is None or original.result != "APPLIED" or original.amount == 0 or original.kind == "REVERSE":
         return _refuse(member, identity)
-    left = abs(original.points_delta) - original.reversed
+    left = abs(original.amount) - original.reversed
     asked = left if points is None else points
     if left <= 0 or asked > left:
         return _refuse(member, identity)
     original.reversed += asked
-    taken_back = original.points_delta > 0
-    moved = -min(asked, member.available) if taken_back else asked
-    _move(member, identity, moved, -asked if original.kind == "EARN" else 0)
-    return "APPLIED", moved
+    came_in = original.amount > 0
+    _move(member, identity, -asked if came_in else asked, -asked if came_in else 0)
+    return "APPLIED", 0
 
 
 def _refuse(member: Member, identity: str) -> tuple[str, int]:
@@ -155,13 +161,30 @@ def _refuse(member: Member, identity: str) -> tuple[str, int]:
 
 
 def _move(member: Member, identity: str, points: int, qualifying: int) -> None:
-    member.available += points
+    before = member.available
     member.qualifying = max(0, member.qualifying + qualifying)
-    member.events.append(Event("BALANCE_CHANGED", identity, points, member.available, member.qualifying, member.tier))
-    if points:
-        member.entries.append(Entry(identity, points, member.available))
+    if points > 0:
+        _enter(member, identity, "available", points)
+        # Nobody has points and a debt: what comes in pays it.
+        pays = min(member.debt, member.available)
+        member.debt -= pays
+        _enter(member, identity, "available", -pays)
+    else:
+        taken = min(-points, member.available)
+        _enter(member, identity, "available", -taken)
+        member.debt += -points - taken
+        _enter(member, identity, "debt", points + taken)
+    member.events.append(Event("BALANCE_CHANGED", identity, member.available - before, member.available, member.qualifying, member.tier))
     tier = "GOLD" if member.qualifying >= GOLD_FROM else "MEMBER"
     if tier != member.tier:
         member.tier = tier
         member.versions += 1
         member.events.append(Event("TIER_CHANGED", identity, 0, member.available, member.qualifying, tier))
+
+
+def _enter(member: Member, identity: str, account: str, points: int) -> None:
+    if account == "available":
+        member.available += points
+    if points:
+        balance = member.available if account == "available" else -member.debt
+        member.entries.append(Entry(identity, account, points, balance))

@@ -19,6 +19,8 @@ AVRO = Path(__file__).parents[2] / "schemas" / "avro"
 RULES_TOML = """
 [programs.grand.earn]
 points_per_unit = { EUR = 10, JPY = 1 }
+[programs.grand.reversal]
+policy = "unlimited"
 [[programs.grand.tiers]]
 name = "MEMBER"
 threshold_points = 0
@@ -64,14 +66,33 @@ def read(bootstrap: str, topic: str, record: str) -> list[Line]:
 
 @dataclass(slots=True)
 class Member:
-    available: int = 0
+    net: int = 0
+    """Points, or below 0 what is owed: nobody has points and a debt."""
     qualifying: int = 0
     answers: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Transaction id -> result and points that moved."""
+    """Transaction id -> result and change of the available points."""
+    amounts: dict[str, int] = field(default_factory=dict)
+    """Transaction id -> points it was about, above 0 for those that came in."""
     payloads: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     reversed: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, str] = field(default_factory=dict)
     postings: int = 0
+
+    @property
+    def available(self) -> int:
+        return max(0, self.net)
+
+    @property
+    def debt(self) -> int:
+        return max(0, -self.net)
+
+    def move(self, points: int) -> int:
+        """The change of the available points."""
+        before, owed = self.available, self.debt
+        self.net += points
+        # What comes in is one line, and what of it pays a debt another; what goes out is taken of the points, and the rest is owed.
+        self.postings += (points > 0) + (points > 0 and owed > 0) if points > 0 else (self.available < before) + (self.debt > owed)
+        return self.available - before
 
 
 def recompute(transactions: list[Line], enrolled: set[str]) -> dict[str, Member]:
@@ -91,12 +112,11 @@ def recompute(transactions: list[Line], enrolled: set[str]) -> dict[str, Member]
         moved, result = _decide(member, t)
         member.answers[identity] = (result, moved)
         member.kinds[identity] = t["kind"]
-        member.available += moved
-        member.postings += moved != 0
     return members
 
 
 def _decide(member: Member, t: dict[str, Any]) -> tuple[int, str]:
+    identity = t["transaction_id"]
     if t["kind"] == "EARN":
         points = t["points"]
         if points is None:
@@ -104,21 +124,24 @@ def _decide(member: Member, t: dict[str, Any]) -> tuple[int, str]:
             percent = GOLD_PERCENT if member.qualifying >= GOLD_FROM else 100
             points = int(Fraction(t["amount_minor"] * per_unit, minor) * percent / 100)
         member.qualifying += points
-        return points, "APPLIED"
+        member.amounts[identity] = points
+        return member.move(points), "APPLIED"
     if t["kind"] == "REDEEM":
-        return (-t["points"], "APPLIED") if t["points"] <= member.available else (0, "REFUSED")
+        if t["points"] > member.available:
+            return 0, "REFUSED"
+        member.amounts[identity] = -t["points"]
+        return member.move(-t["points"]), "APPLIED"
     assert t["kind"] == "REVERSE"
     original = t["reverses_transaction_id"]
-    result, moved = member.answers.get(original, ("NONE", 0))
-    left = abs(moved) - member.reversed[original]
+    amount = member.amounts.get(original, 0)
+    left = abs(amount) - member.reversed[original]
     asked = t["points"] or left
-    if result != "APPLIED" or moved == 0 or left == 0 or asked > left or member.kinds[original] == "REVERSE":
+    if amount == 0 or left == 0 or asked > left:
         return 0, "REFUSED"
     member.reversed[original] += asked
-    if moved > 0:
+    if amount > 0:
         member.qualifying = max(0, member.qualifying - asked)
-        return -min(asked, member.available), "APPLIED"
-    return asked, "APPLIED"
+    return member.move(-asked if amount > 0 else asked), "APPLIED"
 
 
 def differences(bootstrap: str, prefix: str) -> dict[str, int]:
@@ -148,9 +171,14 @@ def differences(bootstrap: str, prefix: str) -> dict[str, int]:
     inputs = {f"{prefix}.transactions.v1-{line.partition}-{line.offset}" for line in transactions}
     return {
         "balances wrong in the table": sum(accounts[key]["available_points"] != m.available for key, m in expected.items()),
+        "debts wrong in the table": sum(accounts[key]["debt_points"] != m.debt for key, m in expected.items()),
         "tier points wrong in the table": sum(accounts[key]["qualifying_points"] != m.qualifying for key, m in expected.items()),
         "tiers wrong in the table": sum((accounts[key]["tier"] == "GOLD") != (m.qualifying >= GOLD_FROM) for key, m in expected.items()),
-        "ledgers that do not sum up": sum(sum(e["points_delta"] for e in entries[key]) != m.available for key, m in expected.items()),
+        "ledgers that do not sum up": sum(
+            [sum(e["points_delta"] for e in entries[key] if e["account"] == "available"), entries[key][-1]["available_after"] if entries[key] else 0]
+            != [m.available, m.available]
+            for key, m in expected.items()
+        ),
         "ledgers with lost or doubled entries": sum(len(entries[key]) != m.postings for key, m in expected.items()),
         "ledger sequences with a gap": sum(_gapped(entries[key], "entry_sequence") for key in expected),
         "event sequences with a gap": sum(_gapped(events[key], "sequence") for key in expected),

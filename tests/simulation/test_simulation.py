@@ -11,7 +11,7 @@ import pytest
 
 from schemas.records import EntryKind, MemberStatus
 from streams.agents.keep_accounts import KeepAccounts
-from streams.domain import accounts, book, budgets, desk, earning, ledger, offers, reversals, timers
+from streams.domain import accounts, book, budgets, desk, earning, exchange, ledger, offers, reversals, timers
 from streams.domain.lots import Movement
 from tests.simulation import simulator
 from tests.simulation.simulator import Failure, run
@@ -92,7 +92,7 @@ def _writes_no_due_rows(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drops_what_cannot_be_delivered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(desk, "_returned", lambda account, relay: desk.Settlement(account=account, outcomes={}, vouchers={}, audit=None))
+    patch.setattr(exchange, "_returned", lambda account, relay: desk.Settlement(account=account, outcomes={}, vouchers={}, audit=None))
 
 
 def _lets_the_suspended_spend(patch: pytest.MonkeyPatch) -> None:
