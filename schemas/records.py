@@ -854,7 +854,6 @@ class LoyaltyEventKind(StrEnum):
     VOUCHER_CANCELLED = "VOUCHER_CANCELLED"
     VOUCHER_EXPIRED = "VOUCHER_EXPIRED"
     TIER_RETAINED = "TIER_RETAINED"
-    OFFER_ENDED = "OFFER_ENDED"
     MEMBER_MERGED = "MEMBER_MERGED"
     MEMBER_ERASED = "MEMBER_ERASED"
     STATUS_SCHEDULED = "STATUS_SCHEDULED"
@@ -1326,8 +1325,6 @@ class Outcome:
     """Account on the other side of what the transaction moved."""
     closed_by: str | None = None
     """HOLD: what ended it: CAPTURE, VOID or EXPIRY."""
-    to_member_id: str | None = None
-    """TRANSFER: who receives the points."""
     request: bytes | None = None
     """An activation whose budget was asked: the command, to be decided when the answer is here."""
 
@@ -1349,7 +1346,6 @@ class Outcome:
             parts=tuple((LotPart.from_avro(x) for x in data["parts"])),
             counter_account=data["counter_account"],
             closed_by=data["closed_by"],
-            to_member_id=data["to_member_id"],
             request=data["request"],
         )
 
@@ -1370,7 +1366,6 @@ class Outcome:
             "parts": list((x.to_avro() for x in self.parts)),
             "counter_account": self.counter_account,
             "closed_by": self.closed_by,
-            "to_member_id": self.to_member_id,
             "request": self.request,
         }
 
@@ -1392,7 +1387,6 @@ class Outcome:
         put(copy, "parts", self.parts)
         put(copy, "counter_account", self.counter_account)
         put(copy, "closed_by", self.closed_by)
-        put(copy, "to_member_id", self.to_member_id)
         put(copy, "request", self.request)
         for name, value in changes.items():
             put(copy, name, value)

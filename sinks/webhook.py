@@ -53,7 +53,6 @@ TYPES = {
     LoyaltyEventKind.VOUCHER_CANCELLED: "loyalty.voucher.cancelled",
     LoyaltyEventKind.VOUCHER_EXPIRED: "loyalty.voucher.expired",
     LoyaltyEventKind.TIER_RETAINED: "loyalty.tier.retained",
-    LoyaltyEventKind.OFFER_ENDED: "loyalty.offer.ended",
     LoyaltyEventKind.MEMBER_MERGED: "loyalty.member.merged",
     LoyaltyEventKind.MEMBER_ERASED: "loyalty.member.erased",
     LoyaltyEventKind.STATUS_SCHEDULED: "loyalty.status.scheduled",

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 TICK_EVERY_S = 1.0
 LOOK_EVERY_S = 0.01
-DUE_MEMBERS_MAX = 100  # Some 20 ms of work, which is what a command may have to wait for.
+DUE_MEMBERS_MAX = 50  # Some 15 ms of work, which is what a command may have to wait for.
 # While more is due than a tick has room for, the next one follows when the last one is handled: never two in the log, where they would stand
 # before what else comes. Few partitions catch up at once, and as long as a tick took, nothing follows it: the rest of the time is the traffic's.
 CATCHING_UP_MAX = 2

@@ -148,7 +148,6 @@ def conclude(
         lot=book.closed_lots.pop(command_id(command), None),
         parts=tuple(effect.parts),
         counter_account=effect.counter_account,
-        to_member_id=command.to_member_id if isinstance(command, Transaction) else None,
         request=b"" if is_asked else None,
     )
     book.outcomes[own_key] = outcome

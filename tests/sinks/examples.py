@@ -175,7 +175,6 @@ EVERY_KIND = {
     LoyaltyEventKind.VOUCHER_CANCELLED: event(11, kind=LoyaltyEventKind.VOUCHER_CANCELLED, points_delta=0, voucher_code="ABCD-EFGH"),
     LoyaltyEventKind.VOUCHER_EXPIRED: event(12, kind=LoyaltyEventKind.VOUCHER_EXPIRED, points_delta=0, voucher_code="ABCD-EFGH"),
     LoyaltyEventKind.TIER_RETAINED: event(13, kind=LoyaltyEventKind.TIER_RETAINED, points_delta=0),
-    LoyaltyEventKind.OFFER_ENDED: event(14, kind=LoyaltyEventKind.OFFER_ENDED, points_delta=0, offer_id="double-points"),
     LoyaltyEventKind.MEMBER_MERGED: event(15, kind=LoyaltyEventKind.MEMBER_MERGED, points_delta=0, counter_member_id="m-2"),
     LoyaltyEventKind.MEMBER_ERASED: event(
         16, kind=LoyaltyEventKind.MEMBER_ERASED, points_delta=0,
