@@ -84,6 +84,7 @@ async def main(*arguments: str) -> None:
     logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print("listens to signals", flush=True)
     app, handled = build(*arguments)
     await app.start()
     crashed = asyncio.create_task(app.wait_until_stopped())

@@ -59,6 +59,8 @@ class Worker:
 
     def stop(self) -> int:
         """Stop it cleanly; how many records it handled. `recovered` then says how many changelog rows it had read."""
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # Until it listens, SIGTERM would just end it: there may have been nothing left to wait for.
         self.process.send_signal(signal.SIGTERM)
         output, _ = self.process.communicate(timeout=60)
         self._errors.seek(0)
