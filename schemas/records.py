@@ -1325,8 +1325,6 @@ class Outcome:
     """Account on the other side of what the transaction moved."""
     closed_by: str | None = None
     """HOLD: what ended it: CAPTURE, VOID or EXPIRY."""
-    request: bytes | None = None
-    """An activation whose budget was asked: the command, to be decided when the answer is here."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Outcome":
@@ -1346,7 +1344,6 @@ class Outcome:
             parts=tuple((LotPart.from_avro(x) for x in data["parts"])),
             counter_account=data["counter_account"],
             closed_by=data["closed_by"],
-            request=data["request"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1366,7 +1363,6 @@ class Outcome:
             "parts": list((x.to_avro() for x in self.parts)),
             "counter_account": self.counter_account,
             "closed_by": self.closed_by,
-            "request": self.request,
         }
 
     def but(self, **changes: Any) -> "Outcome":
@@ -1387,7 +1383,6 @@ class Outcome:
         put(copy, "parts", self.parts)
         put(copy, "counter_account", self.counter_account)
         put(copy, "closed_by", self.closed_by)
-        put(copy, "request", self.request)
         for name, value in changes.items():
             put(copy, name, value)
         return copy

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from schemas.contract import Command
-from schemas.records import Account, LedgerEntry, Lot, Outcome, Relay, Transaction, Voucher
+from schemas.records import Account, CommandResult, LedgerEntry, Lot, Outcome, Relay, Transaction, Voucher
 from streams.domain.accounts import evolve
 from streams.domain.facts import AVAILABLE, DEBT, HELD, PENDING, Fact, PointsMoved
 from streams.domain.identity import HASH_CHARACTERS, SEPARATOR, entry_id, transaction_key, voucher_key
@@ -226,7 +226,12 @@ def chained(previous_hash: str, number: int, cause: Cause, *content: object) -> 
     return sha256(text.encode()).hexdigest()[:HASH_CHARACTERS]
 
 
+def is_asked(outcome: Outcome) -> bool:
+    """Whether the outcome is that of an activation whose budget has not answered."""
+    return outcome.result is CommandResult.WAITING
+
+
 def is_remembered(outcome: Outcome | None, program: Program, now_ms: int) -> bool:
     """Whether the answer is within the programme's window. When its row is deleted does not matter: too old, it is not there.
     What a budget was asked is remembered until it has answered."""
-    return outcome is not None and (outcome.request is not None or now_ms - outcome.ingested_at_ms < program.idempotency_days * DAY_MS)
+    return outcome is not None and (is_asked(outcome) or now_ms - outcome.ingested_at_ms < program.idempotency_days * DAY_MS)

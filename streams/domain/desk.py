@@ -148,7 +148,6 @@ def conclude(
         lot=book.closed_lots.pop(command_id(command), None),
         parts=tuple(effect.parts),
         counter_account=effect.counter_account,
-        request=b"" if is_asked else None,
     )
     book.outcomes[own_key] = outcome
     # What has come too late for its own expiry, or ends at once, does not wait for the next record, nor does it happen before this one.

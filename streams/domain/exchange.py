@@ -7,7 +7,7 @@ from schemas.contract import Command
 from schemas.records import Account, CommandResult, LotPart, MemberStatus, OfferActivation, Outcome, Relay, RelayKind, Transaction
 from streams.domain import desk, ledger, membership, offers, tiers, timers
 from streams.domain.accounts import brought_up
-from streams.domain.book import Book, Received, is_remembered
+from streams.domain.book import Book, Received, is_asked, is_remembered
 from streams.domain.desk import Rows, Settlement
 from streams.domain.identity import outcome_key, payload_hash, transaction_key
 from streams.domain.lots import POINTS_LIMIT, total_points
@@ -124,7 +124,7 @@ def _answered(book: Book, relay: Relay, received: Received, rows: Rows, before: 
     command = replace(command, member_id=account.member_id, event_id=event_id)
     own_key = outcome_key(command.program_id, command.member_id, command)
     known = rows.outcomes.get(own_key)
-    if known is not None and not offers.is_asked(known):
+    if known is not None and not is_asked(known):
         return Settlement(account=before, outcomes={}, vouchers={}, audit=None)
     timers.advance(book)
     book.resume(desk.cause_of_command(received, command), command, book.now_ms)

@@ -8,7 +8,7 @@ from streams.domain.book import Book
 from streams.domain.earning import earn
 from streams.domain.facts import ADJUSTED, HELD, IN_TRANSIT, ISSUED, PENDING, REDEEMED, RulesUsed
 from streams.domain.identity import derived_id
-from streams.domain.lots import NEVER_MS, POINTS_LIMIT, Movement, total_points
+from streams.domain.lots import NEVER_MS, POINTS_LIMIT, Movement, part_of, total_points
 from streams.domain.periods import add_days, expires_at
 from streams.domain.program import ExpiryRule, Program
 from streams.domain.refusals import Refusal
@@ -74,7 +74,7 @@ def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     moved = Movement(book)
     moved.put(lot)
     for kind, points, rule_id in earned.lines:
-        part = LotPart(lot_id=lot.lot_id, points=points, expires_at_ms=lot.expires_at_ms)
+        part = part_of(lot, points)
         moved.post(kind, points, ISSUED, rule_id, PENDING if lot.pending else "available", [part])
     extend_by_activity(moved, account, program, command.occurred_at_ms)
     moved.pay_debt()
@@ -155,7 +155,7 @@ def _adjust(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     lot = _new_lot(command, book.program_at(command.occurred_at_ms), command.transaction_id, points)
     moved = Movement(book)
     moved.put(lot)
-    moved.post(EntryKind.ADJUSTMENT, points, ADJUSTED, "adjust", parts=[LotPart(lot_id=lot.lot_id, points=points, expires_at_ms=lot.expires_at_ms)])
+    moved.post(EntryKind.ADJUSTMENT, points, ADJUSTED, "adjust", parts=[part_of(lot, points)])
     if account.last_activity_at_ms is not None:  # No activity, but its points live as long as the others: their order of arrival says nothing.
         extend_by_activity(moved, account, book.program, account.last_activity_at_ms)
     moved.pay_debt()
@@ -328,7 +328,7 @@ def receive(book: Book, relay: Relay) -> None:
     for lot in relay.lots:
         # Extended or not: what was passed on keeps the expiry it came with.
         moved.put(lot)
-        part = LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+        part = part_of(lot, lot.remaining)
         moved.post(movement, lot.remaining, IN_TRANSIT, "transfer", parts=[part])
     moved.pay_debt()
     moved.commit(movement, counter_member_id=relay.from_member_id)

@@ -27,6 +27,11 @@ def order(lot: Lot) -> tuple[int, int, str]:
     return (NEVER_MS if lot.expires_at_ms is None else lot.expires_at_ms, lot.earned_at_ms, lot.lot_id)
 
 
+def part_of(lot: Lot, points: int) -> LotPart:
+    """Points of a lot, as journal and events name them."""
+    return LotPart(lot_id=lot.lot_id, points=points, expires_at_ms=lot.expires_at_ms)
+
+
 def is_open(lot: Lot) -> bool:
     return bool(lot.remaining or lot.held)
 
@@ -103,7 +108,7 @@ class Movement:
                 break
             part = min(points, lot.remaining)
             self._lots[lot.lot_id] = _moved(lot, part, "remaining", into)
-            parts.append(LotPart(lot_id=lot.lot_id, points=part, expires_at_ms=lot.expires_at_ms))
+            parts.append(part_of(lot, part))
             points -= part
         if points > 0:
             raise ValueError(f"the lots lack {points} points of the balance")
@@ -241,7 +246,7 @@ class Movement:
     def take_from(self, lot: Lot, into: str) -> list[LotPart]:
         """All that remains of one lot."""
         self._lots[lot.lot_id] = _moved(self._lots[lot.lot_id], lot.remaining, "remaining", into)
-        return [LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)]
+        return [part_of(lot, lot.remaining)]
 
     def extend(self, until_ms: int | None) -> None:
         """Give the lots that activity keeps alive a later expiry."""
@@ -256,14 +261,14 @@ class Movement:
             parts = []
             for lot in list(self._lots.values()):
                 if lot.pending is pending and lot.remaining and lot.expires_at_ms is not None and lot.expires_at_ms <= now_ms:
-                    parts.append(LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms))
+                    parts.append(part_of(lot, lot.remaining))
                     self._lots[lot.lot_id] = _moved(lot, lot.remaining, "remaining", "expired")
             self.post(EntryKind.EXPIRY, -sum(part.points for part in parts), EXPIRED, "expiry", account, parts)
 
     def activate(self, lot: Lot) -> None:
         """Pending points can be spent from now on."""
         self.put(replace(lot, pending=False, available_from_ms=None))
-        part = LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+        part = part_of(lot, lot.remaining)
         self.post(EntryKind.ACTIVATION, lot.remaining, PENDING, "activation", parts=[part])
 
     def empty(self, kind: EntryKind, rule_id: str) -> list[Lot]:
@@ -271,7 +276,7 @@ class Movement:
         lots = sorted(self._lots.values(), key=order)
         for account, pending in ((AVAILABLE, False), (PENDING, True)):
             parts = [
-                LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+                part_of(lot, lot.remaining)
                 for lot in lots
                 if lot.pending is pending and lot.remaining
             ]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from schemas.records import (
     EntryKind,
     Lot,
-    LotPart,
     MemberOperation,
     MemberOperationKind,
     MemberStatus,
@@ -32,7 +31,7 @@ from streams.domain.facts import (
     QualifyingCounted,
 )
 from streams.domain.identity import derived_id
-from streams.domain.lots import POINTS_LIMIT, Movement, total_points
+from streams.domain.lots import POINTS_LIMIT, Movement, part_of, total_points
 from streams.domain.refusals import Refusal
 from streams.domain.relays import origin_of
 
@@ -168,7 +167,7 @@ def _arrive(book: Book, lots: list[Lot], debt_points: int, movement: EntryKind, 
     moved = Movement(book)
     for lot in lots:
         moved.put(lot)
-        part = LotPart(lot_id=lot.lot_id, points=lot.remaining, expires_at_ms=lot.expires_at_ms)
+        part = part_of(lot, lot.remaining)
         moved.post(movement, lot.remaining, IN_TRANSIT, "merge", PENDING if lot.pending else AVAILABLE, [part])
     moved.post(movement, -debt_points, IN_TRANSIT, "merge", DEBT)
     moved.pay_debt()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from schemas.records import Account, MemberStatus, OfferActivation, OfferUse, Outcome, Relay, RelayKind, Transaction
+from schemas.records import Account, MemberStatus, OfferActivation, OfferUse, Relay, RelayKind, Transaction
 from streams.domain.book import Book
 from streams.domain.facts import OfferActivated, RulesUsed
 from streams.domain.identity import budget_member_id, derived_id
@@ -62,11 +62,6 @@ def decide_answer(book: Book, command: OfferActivation, *, granted: bool) -> Ref
     use = OfferUse(offer_id=offer.offer_id, period_starts_at_ms=period_ms, asked=False, uses=0, points=0)
     _activate(book, offer, (*left, use), command.event_id)
     return None
-
-
-def is_asked(outcome: Outcome) -> bool:
-    """Whether the outcome is that of an activation whose budget has not answered."""
-    return outcome.request is not None
 
 
 def _activate(book: Book, offer: Offer, uses: tuple[OfferUse, ...], event_id: str) -> None:

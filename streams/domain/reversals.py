@@ -87,9 +87,7 @@ def _take_back(book: Book, original_id: str, original: Outcome, lot: Lot | None,
         moved.claw(original_id, asked, policy)
     about.points_delta = moved.commit(EntryKind.REVERSAL, always=True)
     about.counter_account = counter
-    # Read again: the movement may have closed or opened the lot.
-    original = book.outcome(original_id) or original
-    book.remember(original_id, replace(original, reversed_points=original.reversed_points + asked))
+    _note_reversed(book, original_id, original, asked)
     tiers.demote_after_reversal(book, reach_before)
 
 
@@ -100,6 +98,11 @@ def _refund(book: Book, command_id: str, original_id: str, original: Outcome, as
     moved.restore(_due_back(original, asked), command_id)
     about.points_delta = moved.commit(EntryKind.REFUND)
     about.counter_account = counter
+    _note_reversed(book, original_id, original, asked)
+
+
+def _note_reversed(book: Book, original_id: str, original: Outcome, asked: int) -> None:
+    """So that nothing is given or taken back twice. Read again: the movement may have closed or opened the lot."""
     original = book.outcome(original_id) or original
     book.remember(original_id, replace(original, reversed_points=original.reversed_points + asked))
 
