@@ -94,6 +94,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "changes": [{"attribute": "available_points", "before": "0", "after": "2600"}], "sequence": 419, "points_delta": 2600,
         "available_points": 2600, "tier": "GOLD", "correlation_id": EXAMPLE_ID,
     },
+    "DeliveryAudit": TIMES
+    | {
+        "delivery_id": "crm/grand/M-000123/419", "destination": "crm", "event_id": "grand/M-000123/419", "program_id": "grand",
+        "member_id": "M-000123", "sequence": 419, "kind": "BALANCE_CHANGED", "result": "DELIVERED", "status": 204, "attempts": 1,
+        "command_id": "pms:stay:88123", "source_system": "pms", "ended_at_ms": 1795341900490, "correlation_id": EXAMPLE_ID,
+        "chain_number": 1, "previous_hash": "", "record_hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    },
     "DeadLetter": WHERE
     | {
         "dead_letter_id": "worker-loyalty.transactions.v1-3-10422", "stage": "DECODE", "reason": "NOT_WIRE_FORMAT",

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from operator import attrgetter
 
 from schemas.currencies import MINOR_UNIT_DIGITS
@@ -22,11 +23,18 @@ from schemas.records import (
 
 PROGRAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ID_CHARACTERS_MAX = 128
+ADDRESS_MARK = "@"
+"""First character of a member_id that is an address: @type:value, an external id in place of the member's own."""
+ADDRESS = re.compile(r"@[a-z][a-z0-9_]{0,31}:.+", re.DOTALL)
+EXTERNAL_ID_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+EXTERNAL_ID_CHARACTERS_MAX = 94  # An address has room for it.
+EXTERNAL_IDS_MAX = 32
 ATTRIBUTES_MAX = 64
 ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 ATTRIBUTE_CHARACTERS_MAX = 1024
 # Names that stand for other things in audit records and in lists of changes.
-ATTRIBUTES_RESERVED = frozenset({"status", "tier", "segments", "available_points", "qualifying_points", "active_offers"})
+ATTRIBUTES_RESERVED = frozenset({"status", "tier", "segments", "available_points", "qualifying_points", "active_offers", "external_ids"})
+EXTERNAL_IDS_PREFIX = "external_ids."
 SEGMENTS_MAX = 256
 TEXT_CHARACTERS_MAX = 512
 POINTS_MAX = 10**15  # Far above any balance, far below int64: sums cannot overflow on the way.
@@ -35,7 +43,7 @@ NIGHTS_MAX = 3660
 LINE_ITEMS_MAX = 1000
 TIME_MS_MAX = 253_402_300_799_999  # The last millisecond of the year 9999: beyond it no calendar of Python's, nor RFC 3339, has a name for it.
 
-STATUSES_SETTABLE = (MemberStatus.ACTIVE, MemberStatus.SUSPENDED)
+STATUSES_SETTABLE = (MemberStatus.ACTIVE, MemberStatus.SUSPENDED, MemberStatus.LEFT)
 """What a client may set; the others are what operations leave behind."""
 
 KINDS_OF_FIELD: Mapping[str, frozenset[TransactionKind]] = {
@@ -84,6 +92,8 @@ def problems(command: Command) -> tuple[Problem, ...]:
     id_field = "transaction_id" if isinstance(command, Transaction) else "event_id"
     for name, value in (("member_id", command.member_id), (id_field, command_id(command)), ("source_system", command.source_system)):
         found += _identifier(name, value)
+    if command.member_id.startswith(ADDRESS_MARK) and not ADDRESS.fullmatch(command.member_id):
+        found.append(Problem("ADDRESS_INVALID", "member_id", "an address has the form @type:value"))
     if not 0 < command.occurred_at_ms <= TIME_MS_MAX:
         found.append(Problem("OCCURRED_AT_INVALID", "occurred_at_ms", "must be milliseconds since 1970, above 0 and before the year 10000"))
     if isinstance(command, Transaction):
@@ -95,6 +105,13 @@ def problems(command: Command) -> tuple[Problem, ...]:
     else:
         found += _profile(command)
     return tuple(found)
+
+
+def _member(name: str, value: str) -> list[Problem]:
+    """Another member, who must be named by their own id: what is under way to them has to arrive."""
+    if value.startswith(ADDRESS_MARK):
+        return [Problem("ADDRESS_NOT_HERE", name, "must be a member's own id, not an external one")]
+    return _identifier(name, value)
 
 
 def _identifier(name: str, value: str) -> list[Problem]:
@@ -133,25 +150,58 @@ def _profile(command: Enrolment | ProfileChange) -> list[Problem]:
     for name, value in command.attributes.items():
         if not ATTRIBUTE_NAME.fullmatch(name):
             found.append(Problem("ATTRIBUTE_NAME_INVALID", "attributes", "names are a-z, 0-9, '_' and '.', and start with a letter"))
-        if name in ATTRIBUTES_RESERVED:
+        if name in ATTRIBUTES_RESERVED or name.startswith(EXTERNAL_IDS_PREFIX):
             found.append(Problem("ATTRIBUTE_NAME_RESERVED", f"attributes.{name}", "is a name of the programme's own"))
         if value is not None and len(value) > ATTRIBUTE_CHARACTERS_MAX:
             found.append(Problem("ATTRIBUTE_TOO_LONG", f"attributes.{name[:64]}", f"{ATTRIBUTE_CHARACTERS_MAX} characters at most"))
     segments = command.segments or ()
     if len(segments) > SEGMENTS_MAX or not all(1 <= len(s) <= ID_CHARACTERS_MAX for s in segments):
         found.append(Problem("SEGMENTS_INVALID", "segments", f"{SEGMENTS_MAX} at most, each of 1 to {ID_CHARACTERS_MAX} characters"))
+    found += _external_ids(command.external_ids or {})
+    found += _texts(command, "actor")
     if isinstance(command, ProfileChange):
         found += _texts(command, "status_reason")
         if command.status is MemberStatus.UNKNOWN:
-            found.append(Problem("STATUS_UNKNOWN", "status", "must be ACTIVE or SUSPENDED"))
+            found.append(Problem("STATUS_UNKNOWN", "status", "must be ACTIVE, SUSPENDED or LEFT"))
         elif command.status is not None and command.status not in STATUSES_SETTABLE:
-            found.append(Problem("STATUS_NOT_SETTABLE", "status", "must be ACTIVE or SUSPENDED: the others are set by member operations"))
-        elif command.status is None and command.status_from_ms is not None:
+            found.append(Problem("STATUS_NOT_SETTABLE", "status", "must be ACTIVE, SUSPENDED or LEFT: the others are set by member operations"))
+        elif command.status is None and (command.status_from_ms is not None or command.status_from_date is not None):
             found.append(Problem("STATUS_REQUIRED", "status", "must be given with the time from which it is in force"))
-        if not command.attributes and command.segments is None and command.status is None:
-            found.append(Problem("CHANGE_EMPTY", "attributes", "one of attributes, segments and status must be given"))
+        if not command.attributes and command.segments is None and command.status is None and not command.external_ids:
+            found.append(Problem("CHANGE_EMPTY", "attributes", "one of attributes, segments, external_ids and status must be given"))
         found += _time("status_from_ms", command.status_from_ms)
+        found += _day(command)
+    elif command.member_id.startswith(ADDRESS_MARK):
+        found.append(Problem("MEMBER_ID_RESERVED", "member_id", "must not begin with '@': that is how external ids are written"))
     return found
+
+
+def _external_ids(external_ids: Mapping[str, str | None]) -> list[Problem]:
+    found = []
+    if len(external_ids) > EXTERNAL_IDS_MAX:
+        found.append(Problem("TOO_MANY_EXTERNAL_IDS", "external_ids", f"{EXTERNAL_IDS_MAX} at most"))
+    for kind, value in external_ids.items():
+        if not EXTERNAL_ID_TYPE.fullmatch(kind):
+            found.append(Problem("EXTERNAL_ID_TYPE_INVALID", "external_ids", "types are a-z, 0-9 and '_', and start with a letter; 32 characters at most"))
+        if value is not None and not (1 <= len(value) <= EXTERNAL_ID_CHARACTERS_MAX and value.isprintable()):
+            detail = f"must have 1 to {EXTERNAL_ID_CHARACTERS_MAX} printable characters"
+            found.append(Problem("EXTERNAL_ID_INVALID", f"external_ids.{kind[:64]}", detail))
+    return found
+
+
+def _day(command: ProfileChange) -> list[Problem]:
+    text = command.status_from_date
+    if text is None:
+        return []
+    if command.status_from_ms is not None:
+        return [Problem("STATUS_FROM_TWICE", "status_from_date", "must be left out where status_from is given")]
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or len(text) != 10 or not 1970 < day.year < 9990:
+        return [Problem("DATE_INVALID", "status_from_date", "must be a day, YYYY-MM-DD, after 1970")]
+    return []
 
 
 def _operation(command: MemberOperation) -> list[Problem]:
@@ -162,7 +212,7 @@ def _operation(command: MemberOperation) -> list[Problem]:
         if command.target_member_id is None:
             found.append(Problem("TARGET_MEMBER_REQUIRED", "target_member_id", f"{_a(kind)} names the other member"))
         else:
-            found += _identifier("target_member_id", command.target_member_id)
+            found += _member("target_member_id", command.target_member_id)
     elif command.target_member_id is not None:
         found.append(_not_for(kind, "target_member_id"))
     if kind is MemberOperationKind.SET_TIER:
@@ -214,7 +264,7 @@ def _transaction(t: Transaction) -> list[Problem]:
             if t.to_member_id is None:
                 found.append(Problem("TO_MEMBER_REQUIRED", "to_member_id", "a TRANSFER names the member who receives the points"))
             else:
-                found += _identifier("to_member_id", t.to_member_id)
+                found += _member("to_member_id", t.to_member_id)
         case TransactionKind.ADJUST:
             if t.points is None:
                 found.append(Problem("POINTS_REQUIRED", "points", "an ADJUST needs points"))

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 
 
 class MemberStatus(StrEnum):
-    """State of a membership. UNKNOWN stands for a symbol that this reader does not know yet."""
+    """State of a membership. SUSPENDED: nothing can be spent. LEFT: the membership has ended; a new enrolment begins it again. UNKNOWN
+    stands for a symbol that this reader does not know yet."""
 
     UNKNOWN = "UNKNOWN"
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
     MERGED = "MERGED"
     ERASED = "ERASED"
+    LEFT = "LEFT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Lot:
     """They cannot be spent yet."""
     extended_by_activity: bool = False
     """Every activity of the member moves their expiry."""
+    parked: bool = False
+    """Earned while the member was suspended: pending until the suspension ends."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Lot":
@@ -77,6 +81,7 @@ class Lot:
             available_from_ms=data["available_from_ms"],
             pending=data["pending"],
             extended_by_activity=data["extended_by_activity"],
+            parked=data["parked"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -98,6 +103,7 @@ class Lot:
             "available_from_ms": self.available_from_ms,
             "pending": self.pending,
             "extended_by_activity": self.extended_by_activity,
+            "parked": self.parked,
         }
 
     def but(self, **changes: Any) -> "Lot":
@@ -120,6 +126,7 @@ class Lot:
         put(copy, "available_from_ms", self.available_from_ms)
         put(copy, "pending", self.pending)
         put(copy, "extended_by_activity", self.extended_by_activity)
+        put(copy, "parked", self.parked)
         for name, value in changes.items():
             put(copy, name, value)
         return copy
@@ -308,6 +315,43 @@ class OpenVoucher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttributeOrigin:
+    """One event of a source system, and what of the profile it had the last word on."""
+
+    SCHEMA: ClassVar[str] = "AttributeOrigin"
+
+    names: tuple[str, ...]
+    """Attributes, also cleared ones; status, segments, and external_ids.<type>."""
+    source_system: str
+    """The system that said it."""
+    source_version: int | None = None
+    """Greatest version of that system for these names."""
+    event_id: str
+    """The event."""
+    occurred_at_ms: int
+    """When it happened in the source system, UTC."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "AttributeOrigin":
+        return cls(
+            names=tuple(data["names"]),
+            source_system=data["source_system"],
+            source_version=data["source_version"],
+            event_id=data["event_id"],
+            occurred_at_ms=data["occurred_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "names": list(self.names),
+            "source_system": self.source_system,
+            "source_version": self.source_version,
+            "event_id": self.event_id,
+            "occurred_at_ms": self.occurred_at_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """State of one member, the value of the accounts table (its changelog topic is compacted, key as everywhere)."""
 
@@ -383,6 +427,11 @@ class Account:
     """Instant under which the member stands in the table of due times."""
     moved_from: tuple[str, ...] = ()
     """Members whose points were merged into this one."""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    """External ids by type, for example salesforce, employee, email, card: other systems' names for the member. Each leads to one member of
+    the programme."""
+    origins: tuple[AttributeOrigin, ...] = ()
+    """Where each part of the profile came from. Versions decide by it, whatever the order of arrival."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Account":
@@ -422,6 +471,8 @@ class Account:
             clock_ms=data["clock_ms"],
             due_at_ms=data["due_at_ms"],
             moved_from=tuple(data["moved_from"]),
+            external_ids=data["external_ids"],
+            origins=tuple((AttributeOrigin.from_avro(x) for x in data["origins"])),
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -461,6 +512,8 @@ class Account:
             "clock_ms": self.clock_ms,
             "due_at_ms": self.due_at_ms,
             "moved_from": list(self.moved_from),
+            "external_ids": dict(self.external_ids),
+            "origins": list((x.to_avro() for x in self.origins)),
         }
 
     def but(self, **changes: Any) -> "Account":
@@ -501,6 +554,8 @@ class Account:
         put(copy, "clock_ms", self.clock_ms)
         put(copy, "due_at_ms", self.due_at_ms)
         put(copy, "moved_from", self.moved_from)
+        put(copy, "external_ids", self.external_ids)
+        put(copy, "origins", self.origins)
         for name, value in changes.items():
             put(copy, name, value)
         return copy
@@ -615,6 +670,121 @@ class DeadLetter:
         }
 
 
+class DeliveryResult(StrEnum):
+    """How it ended. DELIVERED: the destination took it. DEAD_LETTERED: it was given up, the reason tells why. UNKNOWN stands for a symbol
+    that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    DELIVERED = "DELIVERED"
+    DEAD_LETTERED = "DEAD_LETTERED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAudit:
+    """One record for every sync event that went out: to whom, when, and what became of it. One more per end: a repeated delivery after a
+    crash has its own."""
+
+    SCHEMA: ClassVar[str] = "DeliveryAudit"
+
+    delivery_id: str
+    """destination/event_id."""
+    destination: str
+    """Name of the destination."""
+    event_id: str
+    """The loyalty event; the webhook-id of the delivery."""
+    program_id: str
+    """Loyalty programme."""
+    member_id: str
+    """Member within the programme."""
+    sequence: int
+    """The member's event sequence."""
+    kind: str
+    """Kind of the loyalty event."""
+    result: DeliveryResult
+    """How it ended."""
+    reason: str | None = None
+    """DEAD_LETTERED: why."""
+    status: int | None = None
+    """HTTP status of the last answer; empty if there was none."""
+    attempts: int
+    """Attempts by this process, the last one included."""
+    command_id: str
+    """The command that caused the event."""
+    source_system: str
+    """System in which it happened."""
+    changed_attributes: tuple[str, ...] = ()
+    """Names of the profile attributes that the event tells to have changed."""
+    occurred_at_ms: int
+    """When it happened in the source system, UTC."""
+    ingested_at_ms: int
+    """When the broker appended the inbound record that caused it, UTC."""
+    recorded_at_ms: int
+    """When the worker decided it, UTC."""
+    ended_at_ms: int
+    """When the delivery ended, UTC, by the sink's clock."""
+    correlation_id: str | None = None
+    """Follows one request through all topics and out."""
+    chain_number: int
+    """Number of this record in its destination's chain in this partition, from 1 without gaps."""
+    previous_hash: str
+    """record_hash of the record before in the chain; empty for the first."""
+    record_hash: str
+    """SHA-256, in hex, over chain_number, previous_hash and all other fields."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryAudit":
+        return cls(
+            delivery_id=data["delivery_id"],
+            destination=data["destination"],
+            event_id=data["event_id"],
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+            sequence=data["sequence"],
+            kind=data["kind"],
+            result=DeliveryResult(data["result"]),
+            reason=data["reason"],
+            status=data["status"],
+            attempts=data["attempts"],
+            command_id=data["command_id"],
+            source_system=data["source_system"],
+            changed_attributes=tuple(data["changed_attributes"]),
+            occurred_at_ms=data["occurred_at_ms"],
+            ingested_at_ms=data["ingested_at_ms"],
+            recorded_at_ms=data["recorded_at_ms"],
+            ended_at_ms=data["ended_at_ms"],
+            correlation_id=data["correlation_id"],
+            chain_number=data["chain_number"],
+            previous_hash=data["previous_hash"],
+            record_hash=data["record_hash"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "delivery_id": self.delivery_id,
+            "destination": self.destination,
+            "event_id": self.event_id,
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+            "sequence": self.sequence,
+            "kind": self.kind,
+            "result": self.result.value,
+            "reason": self.reason,
+            "status": self.status,
+            "attempts": self.attempts,
+            "command_id": self.command_id,
+            "source_system": self.source_system,
+            "changed_attributes": list(self.changed_attributes),
+            "occurred_at_ms": self.occurred_at_ms,
+            "ingested_at_ms": self.ingested_at_ms,
+            "recorded_at_ms": self.recorded_at_ms,
+            "ended_at_ms": self.ended_at_ms,
+            "correlation_id": self.correlation_id,
+            "chain_number": self.chain_number,
+            "previous_hash": self.previous_hash,
+            "record_hash": self.record_hash,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A member has something due, a value of the due table: the key says when."""
@@ -663,6 +833,11 @@ class Enrolment:
     source_version: int | None = None
     """Version of the record in the source system (commit number, last-modified in ms, sequence). One that is not greater than what was
     applied before is superseded."""
+    external_ids: Mapping[str, str] | None = None
+    """External ids by type, for example salesforce, employee, email, card: other systems' names for the member. Each leads to one member of
+    the programme."""
+    actor: str | None = None
+    """Who caused it, as an id of the source system."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Enrolment":
@@ -675,6 +850,8 @@ class Enrolment:
             attributes=data["attributes"],
             segments=tuple(data["segments"]),
             source_version=data["source_version"],
+            external_ids=data["external_ids"],
+            actor=data["actor"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -687,6 +864,33 @@ class Enrolment:
             "attributes": dict(self.attributes),
             "segments": list(self.segments),
             "source_version": self.source_version,
+            "external_ids": None if self.external_ids is None else dict(self.external_ids),
+            "actor": self.actor,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whom an external id leads to: the value of the identities table. Its key holds the id as a pseudonym only."""
+
+    SCHEMA: ClassVar[str] = "Identity"
+
+    member_id: str
+    """The member."""
+    claimed_at_ms: int
+    """When the id was claimed, by the log's time."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Identity":
+        return cls(
+            member_id=data["member_id"],
+            claimed_at_ms=data["claimed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "member_id": self.member_id,
+            "claimed_at_ms": self.claimed_at_ms,
         }
 
 
@@ -858,6 +1062,8 @@ class LoyaltyEventKind(StrEnum):
     MEMBER_ERASED = "MEMBER_ERASED"
     STATUS_SCHEDULED = "STATUS_SCHEDULED"
     POOL_CHANGED = "POOL_CHANGED"
+    MEMBER_LEFT = "MEMBER_LEFT"
+    IDENTITY_CONFLICT = "IDENTITY_CONFLICT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -999,6 +1205,10 @@ class LoyaltyEvent:
     """Transfers, merges and pools: the other member."""
     effective_at_ms: int | None = None
     """STATUS_SCHEDULED: when the status takes effect."""
+    refusal_detail: str | None = None
+    """COMMAND_REFUSED: what the refusal is about, for example the attribute and its master."""
+    identity_type: str | None = None
+    """IDENTITY_CONFLICT: type of the external id that leads to another member (counter_member_id) already."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "LoyaltyEvent":
@@ -1028,6 +1238,8 @@ class LoyaltyEvent:
             expires_at_ms=data["expires_at_ms"],
             counter_member_id=data["counter_member_id"],
             effective_at_ms=data["effective_at_ms"],
+            refusal_detail=data["refusal_detail"],
+            identity_type=data["identity_type"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1057,6 +1269,8 @@ class LoyaltyEvent:
             "expires_at_ms": self.expires_at_ms,
             "counter_member_id": self.counter_member_id,
             "effective_at_ms": self.effective_at_ms,
+            "refusal_detail": self.refusal_detail,
+            "identity_type": self.identity_type,
         }
 
 
@@ -1179,6 +1393,9 @@ class MemberProfile:
     """When the worker decided it, UTC, by the worker's clock."""
     correlation_id: str | None = None
     """Follows one request through all topics: the correlation_id header of the inbound record."""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    """External ids by type, for example salesforce, employee, email, card: other systems' names for the member. Each leads to one member of
+    the programme."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "MemberProfile":
@@ -1197,6 +1414,7 @@ class MemberProfile:
             ingested_at_ms=data["ingested_at_ms"],
             recorded_at_ms=data["recorded_at_ms"],
             correlation_id=data["correlation_id"],
+            external_ids=data["external_ids"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1215,6 +1433,7 @@ class MemberProfile:
             "ingested_at_ms": self.ingested_at_ms,
             "recorded_at_ms": self.recorded_at_ms,
             "correlation_id": self.correlation_id,
+            "external_ids": dict(self.external_ids),
         }
 
 
@@ -1325,6 +1544,8 @@ class Outcome:
     """Account on the other side of what the transaction moved."""
     closed_by: str | None = None
     """HOLD: what ended it: CAPTURE, VOID or EXPIRY."""
+    detail: str | None = None
+    """What the reason is about, for example the attribute and its master."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Outcome":
@@ -1344,6 +1565,7 @@ class Outcome:
             parts=tuple((LotPart.from_avro(x) for x in data["parts"])),
             counter_account=data["counter_account"],
             closed_by=data["closed_by"],
+            detail=data["detail"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1363,6 +1585,7 @@ class Outcome:
             "parts": list((x.to_avro() for x in self.parts)),
             "counter_account": self.counter_account,
             "closed_by": self.closed_by,
+            "detail": self.detail,
         }
 
     def but(self, **changes: Any) -> "Outcome":
@@ -1383,6 +1606,7 @@ class Outcome:
         put(copy, "parts", self.parts)
         put(copy, "counter_account", self.counter_account)
         put(copy, "closed_by", self.closed_by)
+        put(copy, "detail", self.detail)
         for name, value in changes.items():
             put(copy, name, value)
         return copy
@@ -1402,6 +1626,10 @@ class PartitionClock:
     """Key in the outcomes table up to which answers have been looked at for their age."""
     aged_outcomes: int = 0
     """Answers that were forgotten so far."""
+    audit_number: int = 0
+    """chain_number of the last audit record of this partition."""
+    audit_hash: str = ''
+    """Its record_hash."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "PartitionClock":
@@ -1410,6 +1638,8 @@ class PartitionClock:
             due_cursor=data["due_cursor"],
             outcomes_cursor=data["outcomes_cursor"],
             aged_outcomes=data["aged_outcomes"],
+            audit_number=data["audit_number"],
+            audit_hash=data["audit_hash"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1418,6 +1648,8 @@ class PartitionClock:
             "due_cursor": self.due_cursor,
             "outcomes_cursor": self.outcomes_cursor,
             "aged_outcomes": self.aged_outcomes,
+            "audit_number": self.audit_number,
+            "audit_hash": self.audit_hash,
         }
 
 
@@ -1451,6 +1683,14 @@ class ProfileChange:
     status_from_ms: int | None = None
     """When the status is to take effect, in the source system's word; in the future: it is kept and takes effect by itself. Empty: at
     once."""
+    external_ids: Mapping[str, str | None] | None = None
+    """External ids by type, for example salesforce, employee, email, card: other systems' names for the member. Each leads to one member of
+    the programme. A value of null removes one; an absent type is unchanged."""
+    actor: str | None = None
+    """Who caused it, as an id of the source system."""
+    status_from_date: str | None = None
+    """In place of status_from_ms: the first day, YYYY-MM-DD, on which the status is in force. It begins in the member's time zone
+    (attribute time_zone), or else the programme's."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "ProfileChange":
@@ -1466,6 +1706,9 @@ class ProfileChange:
             status=None if data["status"] is None else MemberStatus(data["status"]),
             status_reason=data["status_reason"],
             status_from_ms=data["status_from_ms"],
+            external_ids=data["external_ids"],
+            actor=data["actor"],
+            status_from_date=data["status_from_date"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1481,6 +1724,9 @@ class ProfileChange:
             "status": None if self.status is None else self.status.value,
             "status_reason": self.status_reason,
             "status_from_ms": self.status_from_ms,
+            "external_ids": None if self.external_ids is None else dict(self.external_ids),
+            "actor": self.actor,
+            "status_from_date": self.status_from_date,
         }
 
 
@@ -1598,6 +1844,10 @@ class RelayKind(StrEnum):
     FORWARD = "FORWARD"
     BUDGET_ASK = "BUDGET_ASK"
     BUDGET_ANSWER = "BUDGET_ANSWER"
+    IDENTITY_CLAIM = "IDENTITY_CLAIM"
+    IDENTITY_RELEASE = "IDENTITY_RELEASE"
+    IDENTITY_REFUSED = "IDENTITY_REFUSED"
+    ADDRESSED = "ADDRESSED"
 
 
 class VoucherState(StrEnum):
@@ -1757,6 +2007,8 @@ class Relay:
     """BUDGET_ANSWER: whether they were reserved."""
     origin: Origin
     """What caused it."""
+    identity: str | None = None
+    """IDENTITY_REFUSED: type:value of the external id that leads to from_member_id already."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "Relay":
@@ -1776,6 +2028,7 @@ class Relay:
             points=data["points"],
             granted=data["granted"],
             origin=Origin.from_avro(data["origin"]),
+            identity=data["identity"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1795,6 +2048,7 @@ class Relay:
             "points": self.points,
             "granted": self.granted,
             "origin": self.origin.to_avro(),
+            "identity": self.identity,
         }
 
 
@@ -1839,9 +2093,9 @@ class SyncAudit:
     program_id: str
     """Loyalty programme, a slug of a-z, 0-9 and '-'. One deployment serves several."""
     member_id: str
-    """Member within the programme, made by the enrolling system; 1 to 128 characters. Key of the record: program_id + '/' + member_id."""
+    """Member within the programme. Empty: the event is about the programme. An address by an external id shows the id as a pseudonym."""
     stream: str
-    """Inbound stream: enrolments, transactions, profile-changes or offer-activations."""
+    """Inbound stream: enrolments, transactions, profile-changes, offer-activations, member-operations, or programs."""
     command_id: str
     """transaction_id or event_id of the command."""
     payload_hash: str
@@ -1857,7 +2111,7 @@ class SyncAudit:
     replayed: bool = False
     """True if the command had been decided before: result, reason and numbers are those of the first time, and nothing changed."""
     changes: tuple[AttributeChange, ...] = ()
-    """What changed."""
+    """What changed. Personal data is masked, hashed or left out, as the programme says."""
     sequence: int | None = None
     """The member's event sequence after the decision."""
     points_delta: int | None = None
@@ -1882,6 +2136,16 @@ class SyncAudit:
     """Partition of the inbound record."""
     offset: int
     """Offset of the inbound record."""
+    detail: str | None = None
+    """What the reason is about, for example the attribute and its master; or which attributes were superseded."""
+    source_version: int | None = None
+    """Version of the record in the source system."""
+    chain_number: int = 0
+    """Number of this record in its partition's chain, from 1 without gaps; 0: from before there was one."""
+    previous_hash: str = ''
+    """record_hash of the record before in the chain; empty for the first."""
+    record_hash: str = ''
+    """SHA-256, in hex, over chain_number, previous_hash and all other fields."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "SyncAudit":
@@ -1910,6 +2174,11 @@ class SyncAudit:
             topic=data["topic"],
             partition=data["partition"],
             offset=data["offset"],
+            detail=data["detail"],
+            source_version=data["source_version"],
+            chain_number=data["chain_number"],
+            previous_hash=data["previous_hash"],
+            record_hash=data["record_hash"],
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -1938,6 +2207,11 @@ class SyncAudit:
             "topic": self.topic,
             "partition": self.partition,
             "offset": self.offset,
+            "detail": self.detail,
+            "source_version": self.source_version,
+            "chain_number": self.chain_number,
+            "previous_hash": self.previous_hash,
+            "record_hash": self.record_hash,
         }
 
 

@@ -23,6 +23,7 @@ from streams.toml_reader import TomlReader
 
 SCOPES = (
     "transactions:write", "enrolments:write", "profile-changes:write", "offer-activations:write", "member-operations:write", "members:read",
+    "members:export", "audit:read", "operations:read", "scim",
 )  # fmt: skip
 SOURCE_KINDS = ("apaleo", "hr", "cloudevents")
 EVENT_KINDS = tuple(kind.value for kind in LoyaltyEventKind if kind is not LoyaltyEventKind.UNKNOWN)

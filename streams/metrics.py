@@ -4,6 +4,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 # From a broker round trip to a slow delivery.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAG_SECONDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 
 INGRESS_REQUESTS = Counter("loyalty_ingress_requests", "HTTP requests answered by the ingress.", ["route", "status"])
 INGRESS_SECONDS = Histogram("loyalty_ingress_request_seconds", "Time to answer a request.", ["route"], buckets=SECONDS)
@@ -11,6 +12,13 @@ INGRESS_PRODUCED = Counter("loyalty_ingress_produced", "Commands acknowledged by
 
 COMMANDS = Counter("loyalty_commands", "Commands decided by the worker.", ["stream", "result", "replayed"])
 DECISION_SECONDS = Histogram("loyalty_decision_seconds", "From the broker's append of a command to its decision.", ["stream"], buckets=SECONDS)
+SUSPENSION_SECONDS = Histogram(
+    "loyalty_suspension_seconds", "From the broker's append of a deactivation to its being in force.", buckets=SECONDS
+)  # fmt: skip
+SOURCE_LAG_SECONDS = Histogram(
+    "loyalty_source_lag_seconds", "From when it happened in the source system to the broker's append: not in our hands.",
+    ["stream", "source_system"], buckets=LAG_SECONDS,
+)  # fmt: skip
 TICKS = Counter("loyalty_ticks", "Ticks handled by the worker.", ["partition"])
 DUE_MEMBERS = Counter("loyalty_due_members", "Rows of the due table that ticks have looked at.", ["partition"])
 RELAYS = Counter("loyalty_relays", "Records passed between members' partitions, as they arrive.", ["kind"])

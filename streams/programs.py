@@ -11,17 +11,21 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from schemas.contract import ID_CHARACTERS_MAX, POINTS_MAX
+from schemas.contract import ATTRIBUTES_RESERVED, ID_CHARACTERS_MAX, POINTS_MAX
 from schemas.currencies import MINOR_UNIT_DIGITS
 from schemas.records import ProgramVersion
+from streams.domain.mastering import LOCAL, SEGMENTS, STATUS
 from streams.domain.program import (
+    AUDIT_SHOWS,
     IDEMPOTENCY_DAYS_MIN,
     Demotion,
     EarnRule,
+    EarnWhileSuspended,
     Expiry,
     ExpiryRule,
     Offer,
     Period,
+    PersonalData,
     Program,
     RefundOfExpired,
     ReversalPolicy,
@@ -41,6 +45,8 @@ DAYS_MAX = 36_500  # A hundred years: what is further away cannot be meant, and 
 MONTHS_MAX, YEARS_MAX = 1_200, 100
 PERCENT_MAX = 100_000
 MINUTES_MAX = DAYS_MAX * 24 * 60
+MASTERING_PATTERN = re.compile(r"(?=.)[a-z0-9_.]{0,95}\*?")
+NEVER_MASTERED = ATTRIBUTES_RESERVED - {SEGMENTS, STATUS}
 COMMON_YEAR = 2001  # Any year without 29 February.
 
 # Rule of expiry -> the numbers that it needs, those that it can have besides.
@@ -55,6 +61,7 @@ EXPIRY_NUMBERS: dict[ExpiryRule, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 PROGRAM_KEYS = (
     "name", "time_zone", "earn", "expiry", "tiers", "tier_policy", "reversal", "refund", "holds", "offers", "rewards", "idempotency_days",
+    "mastering", "suspension", "audit",
 )  # fmt: skip
 EARN_KEYS = ("points_per_unit", "points_per_night", "rounding", "pending_days", "rules")
 RULE_KEYS = (
@@ -111,6 +118,8 @@ def read(
     holds_place, holds = _section(reader, place, table, "holds", ("minutes", "capture_while_suspended"))
     reversal_place, reversal = _section(reader, place, table, "reversal", ("policy",))
     refund_place, refund = _section(reader, place, table, "refund", ("of_expired", "grace_days"))
+    suspension_place, suspension = _section(reader, place, table, "suspension", ("earn",))
+    audit_place, audit = _section(reader, place, table, "audit", ("personal_data", "shows"))
     of_expired = reader.choice(refund_place, refund, "of_expired", RefundOfExpired, RefundOfExpired.EXPIRE_AGAIN)
     if "grace_days" in refund and of_expired is not RefundOfExpired.GRACE:
         reader.problem(f"{refund_place}.grace_days", f"has no effect unless of_expired is {RefundOfExpired.GRACE.value!r}")
@@ -132,6 +141,10 @@ def read(
         hold_minutes=reader.optional(holds_place, holds, "minutes", maximum=MINUTES_MAX),
         capture_while_suspended=reader.value(holds_place, holds, "capture_while_suspended", bool, False),
         tier_policy=_tier_policy(reader, place, table),
+        earn_while_suspended=reader.choice(suspension_place, suspension, "earn", EarnWhileSuspended, EarnWhileSuspended.PARK),
+        mastering=_mastering(reader, place, table),
+        personal_data=reader.choice(audit_place, audit, "personal_data", PersonalData, PersonalData.MASKED),
+        audit_shows=reader.texts(audit_place, audit, "shows") if "shows" in audit else AUDIT_SHOWS,
         offers=offers,
         rewards=rewards,
         idempotency_days=reader.whole(place, table, "idempotency_days", 90, IDEMPOTENCY_DAYS_MIN, DAYS_MAX),
@@ -144,6 +157,24 @@ def _section(reader: TomlReader, place: str, table: Mapping[str, Any], key: str,
     section: Mapping[str, Any] = reader.value(place, table, key, dict, {})
     reader.check_keys(f"{place}.{key}", section, known)
     return f"{place}.{key}", section
+
+
+def _mastering(reader: TomlReader, place: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """Pattern -> source system. A pattern that is one no more than another leaves no doubt: the longest one that fits decides."""
+    here = f"{place}.mastering"
+    patterns: dict[str, Any] = reader.value(place, table, "mastering", dict, {})
+    for pattern, source in patterns.items():
+        if not MASTERING_PATTERN.fullmatch(pattern):
+            reader.problem(
+                join(here, pattern), "must be the name of an attribute, segments, status or external_ids.<type>, or the beginning of one and '*'"
+            )
+        elif pattern in NEVER_MASTERED:
+            reader.problem(join(here, pattern), "is what the ledger itself keeps, and nobody's to set")
+        if not isinstance(source, str) or not (1 <= len(source) <= ID_CHARACTERS_MAX and source.isprintable()):
+            reader.problem(join(here, pattern), f"must name a source system, or {LOCAL!r}, with 1 to {ID_CHARACTERS_MAX} printable characters")
+    if patterns and all(source == LOCAL for source in patterns.values()):
+        reader.problem(here, f"masters nothing: every pattern is {LOCAL!r}, which is what all is without it")
+    return {pattern: str(source) for pattern, source in patterns.items()}
 
 
 def _time_zone(reader: TomlReader, place: str, table: Mapping[str, Any]) -> str:

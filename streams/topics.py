@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from schemas.records import (
     DeadLetter,
+    DeliveryAudit,
     Enrolment,
     LedgerEntry,
     LoyaltyEvent,
@@ -90,12 +91,16 @@ SYNC_AUDIT = _outbound(
     "sync-audit", SyncAudit, "What became of every inbound event.", "sink: clickhouse; ingress, for waiting clients",
     retention_ms=str(90 * DAY_MS),
 )
+DELIVERY_AUDIT = Topic(
+    stream="delivery-audit", record=DeliveryAudit, direction=Direction.OUT, doc="What became of every event that went out.",
+    writers="sink: webhooks", readers="sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
+)  # fmt: skip
 DEAD_LETTERS = _outbound(
     "dead-letters", DeadLetter, "What could not be processed, with the reason.", "operators", retention_ms=str(90 * DAY_MS),
 )
 
 RELAYS = _internal(
-    "relays", Relay, "From one member's partition to another's: transfers, merges, budgets.", writers="worker", retention_ms=str(30 * DAY_MS),
+    "relays", Relay, "From one member's partition to another's: transfers, merges, budgets, external ids.", writers="worker", retention_ms=str(30 * DAY_MS),
 )
 TICKS = _internal("ticks", Tick, "The time; key: none, one partition each.", writers="worker", retention_ms=str(DAY_MS))
 PROGRAMS = _internal(
@@ -114,5 +119,5 @@ INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_
 OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
 SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
-ALL = (*INBOUND, *OUTBOUND, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
+ALL = (*INBOUND, *OUTBOUND, DELIVERY_AUDIT, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
 BY_STREAM = {topic.stream: topic for topic in ALL}

@@ -32,10 +32,12 @@ from schemas.records import (
     WaitingCommands,
 )
 from streams import metrics, topics
-from streams.domain import budgets, desk, exchange
+from streams.domain import budgets, desk, exchange, rules
+from streams.domain.audit_chain import chained
 from streams.domain.book import is_remembered
 from streams.domain.desk import Received, Rows, Settlement
 from streams.domain.program import Program, in_force
+from streams.domain.suspension import barred
 from streams.engine import Input, Outgoing, Poison, Unit
 from streams.errors import ConfigurationError
 
@@ -46,6 +48,8 @@ PROCESSOR = "worker"
 WAITING_COMMANDS_MAX = 1000
 KEYS_REMEMBERED = 65_536  # Keys whose partition was checked; a murmur2 in Python costs more than a look-up.
 CLOCK_KEY = b"now"
+PROGRAMS_AUDITED_IN = 0  # Every partition has the rules; one of them says so.
+SOURCE_SYSTEMS_MEASURED_MAX = 100
 DUE_TIME_BYTES = 8
 NO_CLOCK = PartitionClock(now_ms=0)
 RELAYED_COMMANDS = frozenset({RelayKind.FORWARD, RelayKind.BUDGET_ASK})
@@ -64,6 +68,7 @@ class Tables:
     due: Any
     clock: Any
     programs: Any
+    identities: Any
 
 
 def now_ms() -> int:
@@ -123,7 +128,17 @@ class KeepAccounts:
         if refusal is not None:
             self._send_dead_letter(one, DeadLetterStage.CONTRACT, *refusal, unit)
             return
-        received = Received(
+        received = self._received(one, command)
+        settlement = self._settle(one.partition, command, received)
+        if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
+            self._park(one, received, settlement, unit)
+            return
+        self._send(settlement, one.value, received, unit)
+        if isinstance(command, Enrolment) and settlement.audit is not None and settlement.audit.result is CommandResult.APPLIED:
+            self._release(one.partition, one.key or b"", unit)
+
+    def _received(self, one: Input, command: Command | None) -> Received:
+        return Received(
             stream=self._streams[one.topic].stream,
             command=command,
             topic=one.topic,
@@ -132,13 +147,6 @@ class KeepAccounts:
             ingested_at_ms=one.timestamp_ms,
             correlation_id=one.header("correlation_id"),
         )
-        settlement = self._settle(one.partition, command, received)
-        if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
-            self._park(one, received, settlement, unit)
-            return
-        self._send(settlement, one.value, received, unit)
-        if isinstance(command, Enrolment) and settlement.audit is not None and not settlement.audit.replayed:
-            self._release(one.partition, one.key or b"", unit)
 
     def _check(self, one: Input, command: Command) -> tuple[str, str] | None:
         """Reason and detail when the record breaks the contract."""
@@ -173,6 +181,9 @@ class KeepAccounts:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("command.decided", extra=_decision_fields(received, settlement.audit))
             _decided(received.stream, settlement.audit.result.value, settlement.audit.replayed).inc()
+            if account is not None and settlement.account is not None and barred(settlement.account) and not barred(account):
+                metrics.SUSPENSION_SECONDS.observe(max(0, recorded_at_ms - received.ingested_at_ms) / 1000)
+        _source_lag(received.stream, command.source_system).observe(max(0, received.ingested_at_ms - command.occurred_at_ms) / 1000)
         _decision_seconds(received.stream).observe(max(0, recorded_at_ms - received.ingested_at_ms) / 1000)
         return settlement
 
@@ -224,6 +235,9 @@ class KeepAccounts:
             self._send_dead_letter(one, DeadLetterStage.CONTRACT, *problem, unit)
             return
         self._tables.programs[key] = ProgramVersions(versions=(*known, version))
+        if one.partition == PROGRAMS_AUDITED_IN:
+            before = row.versions[-1] if row is not None else None
+            self._send_audit(rules.audit(before, version, self._received(one, None), self._clock_ms()), unit)
 
     def _now(self) -> PartitionClock:
         return self._tables.clock.get(CLOCK_KEY) or NO_CLOCK
@@ -358,17 +372,25 @@ class KeepAccounts:
                 relay = replace(relay, origin=place)
             self._send_relay(relay, unit)
         encode = self._codec.encode
-        audits = () if settlement.audit is None else (settlement.audit,)
         for topic, records in (
             (self._events, settlement.events),
             (self._entries, settlement.entries),
             (self._profiles, settlement.profiles),
-            (self._audit, audits),
         ):
             for record in records:
                 correlation_id = record.correlation_id
                 headers = {"correlation_id": correlation_id.encode()} if correlation_id else None
                 unit.send(topic, member_key(record.program_id, record.member_id), encode(record), headers)
+        if settlement.audit is not None:
+            self._send_audit(settlement.audit, unit)
+
+    def _send_audit(self, audit: SyncAudit, unit: Unit) -> None:
+        """As the next link of this partition's chain."""
+        clock = self._now()
+        audit = chained(audit, clock.audit_number + 1, clock.audit_hash)
+        self._tables.clock[CLOCK_KEY] = replace(clock, audit_number=audit.chain_number, audit_hash=audit.record_hash)
+        headers = {"correlation_id": audit.correlation_id.encode()} if audit.correlation_id else None
+        unit.send(self._audit, member_key(audit.program_id, audit.member_id), self._codec.encode(audit), headers)
 
     def _send_relay(self, relay: Relay, unit: Unit) -> None:
         key = member_key(relay.program_id, relay.member_id)
@@ -410,6 +432,18 @@ class KeepAccounts:
 def _decided(stream: str, result: str, replayed: bool) -> Any:
     """The counter's child: finding it costs more than counting."""
     return metrics.COMMANDS.labels(stream, result, str(replayed).lower())
+
+
+_sources_seen: set[str] = set()
+
+
+@lru_cache(SOURCE_SYSTEMS_MEASURED_MAX * len(topics.SOURCES))
+def _source_lag(stream: str, source_system: str) -> Any:
+    """Names come with the records: beyond so many, they are measured together."""
+    if source_system not in _sources_seen and len(_sources_seen) >= SOURCE_SYSTEMS_MEASURED_MAX:
+        source_system = "other"
+    _sources_seen.add(source_system)
+    return metrics.SOURCE_LAG_SECONDS.labels(stream, source_system)
 
 
 @lru_cache

@@ -7,18 +7,19 @@ from streams.domain.facts import (
     HELD,
     PENDING,
     Fact,
+    IdentityRefused,
     MemberAbsorbed,
     MemberEnrolled,
     MemberErased,
     MemberMerged,
     OfferActivated,
+    OriginsNoted,
     PointsMoved,
     PoolChanged,
     ProfileChanged,
     ProfileVersioned,
     QualifyingCounted,
     RulesUsed,
-    SourceVersionApplied,
     StatusChanged,
     StatusScheduled,
     TierChanged,
@@ -52,9 +53,11 @@ def evolve(account: Account | None, fact: Fact) -> Account:
             return account.but(qualifying=fact.buckets, qualifying_points=fact.points)
         case RulesUsed():
             return account.but(rule_uses=fact.rule_uses, offer_uses=fact.offer_uses)
-        case SourceVersionApplied():
-            versions = {**account.source_versions, fact.source_system: fact.version}
-            return account.but(source_versions=dict(sorted(versions.items())))
+        case OriginsNoted():
+            versions, version = account.source_versions, fact.version
+            if version is not None and version > versions.get(fact.source_system, version - 1):
+                versions = dict(sorted({**versions, fact.source_system: version}.items()))
+            return account.but(origins=fact.origins, source_versions=versions)
         case ProfileVersioned():
             return account.but(profile_version=account.profile_version + 1)
         case TierChanged():
@@ -71,7 +74,7 @@ def evolve(account: Account | None, fact: Fact) -> Account:
             offers = tuple(sorted({*account.active_offers, fact.offer_id}))
             return account.but(active_offers=offers, offer_uses=fact.offer_uses, event_sequence=sequence)
         case ProfileChanged():
-            return account.but(attributes=fact.attributes, segments=fact.segments, event_sequence=sequence)
+            return account.but(attributes=fact.attributes, segments=fact.segments, external_ids=fact.external_ids, event_sequence=sequence)
         case StatusChanged():
             return account.but(
                 status=fact.status, status_reason=fact.reason, event_sequence=sequence,
@@ -95,8 +98,11 @@ def evolve(account: Account | None, fact: Fact) -> Account:
         case MemberErased():
             return account.but(
                 status=MemberStatus.ERASED, status_reason=None, attributes={}, segments=(), source_versions={},
+                external_ids={}, origins=(),
                 scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None, pool_member_id=None, event_sequence=sequence,
             )  # fmt: skip
+        case IdentityRefused():
+            return account.but(external_ids=fact.external_ids, event_sequence=sequence)
         case PoolChanged():
             return account.but(pool_member_id=fact.pool_member_id, event_sequence=sequence)
         case _:
@@ -131,5 +137,6 @@ def _begin(fact: MemberEnrolled) -> Account:
         event_sequence=1,
         attributes=fact.attributes,
         segments=fact.segments,
+        external_ids=fact.external_ids,
         enrolled_at_ms=fact.enrolled_at_ms,
     )

@@ -86,6 +86,8 @@ class Book:
         """Rows that changed, by their keys."""
         self.vouchers: dict[bytes, Voucher] = {}
         self.relays: list[Relay] = []
+        self.detail: str | None = None
+        """What the answer is about, in words that programs know as well."""
         self.closed_lots: dict[str, Lot] = {}
         """Lots that were closed and whose transaction is not remembered yet: that of the command itself."""
 

@@ -27,7 +27,7 @@ from schemas.records import (
     Transaction,
     Voucher,
 )
-from streams.domain import ledger, membership, offers, outbound, profiles, tiers, timers
+from streams.domain import ledger, mastering, membership, offers, outbound, profiles, tiers, timers
 from streams.domain.accounts import brought_up
 from streams.domain.book import Book, Cause, Received, is_remembered
 from streams.domain.facts import CommandRefused, VoucherIssued
@@ -98,6 +98,7 @@ def settle(
         audit = outbound.audit(received, command, digest, CommandResult.CONFLICT, None, recorded_at_ms, reason=ID_REUSED)
         return Settlement(account=account, outcomes={}, vouchers={}, audit=audit)
     if account is None and not isinstance(command, Enrolment):
+        # Members are never invented: it waits for the enrolment.
         audit = outbound.audit(received, command, digest, CommandResult.WAITING, None, recorded_at_ms)
         return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
     if account is not None and account.merged_into is not None and not stays_here(account, command):
@@ -106,9 +107,28 @@ def settle(
         timers.advance(book)
         tiers.roll(book)
     own_from = len(book.steps)
+    trespassed = mastering.trespasses(book.program, command)
+    if account is None and trespassed:
+        return _not_enrolled(book, received, command, digest, own_key, mastering.told(trespassed), recorded_at_ms)
     effect = ledger.Effect()
+    if trespassed and account is not None and account.status is not MemberStatus.ERASED:
+        book.detail = mastering.told(trespassed)
+        refusal = Refusal.ATTRIBUTE_MASTERED_EXTERNALLY
+        return conclude(book, received, command, digest, own_key, refusal, effect, own_from, recorded_at_ms, before=account)
     answer = _decide(book, command, effect)
     return conclude(book, received, command, digest, own_key, answer, effect, own_from, recorded_at_ms, before=account)
+
+
+def _not_enrolled(
+    book: Book, received: Received, command: Command, digest: str, own_key: bytes, detail: str, recorded_at_ms: int
+) -> Settlement:
+    """Only the master enrols. There is no account that could tell of it in an event; the answer is remembered all the same."""
+    outcome = Outcome(
+        payload_hash=digest, result=CommandResult.REFUSED, reason=Refusal.ATTRIBUTE_MASTERED_EXTERNALLY.value, detail=detail, sequence=0,
+        available_points=0, tier="", ingested_at_ms=book.now_ms,
+    )  # fmt: skip
+    audit = outbound.audit(received, command, digest, CommandResult.REFUSED, outcome, recorded_at_ms)
+    return Settlement(account=None, outcomes={own_key: outcome}, vouchers={}, audit=audit)
 
 
 def conclude(
@@ -130,7 +150,7 @@ def conclude(
         result = answer
     elif answer is not None:
         result, reason = CommandResult.REFUSED, answer.value
-        book.record(CommandRefused(refusal=answer))
+        book.record(CommandRefused(refusal=answer, detail=book.detail))
     is_asked = any(relay.kind is RelayKind.BUDGET_ASK for relay in book.relays)
     voucher_code = next((step.fact.voucher_code for step in book.steps[own_from:] if isinstance(step.fact, VoucherIssued)), None)
     after = book.account
@@ -138,6 +158,7 @@ def conclude(
         payload_hash=digest,
         result=CommandResult.WAITING if is_asked else result,
         reason=reason,
+        detail=book.detail,
         transaction_kind=command.kind if isinstance(command, Transaction) else None,
         points_delta=effect.points_delta,
         sequence=after.event_sequence,

@@ -1,9 +1,10 @@
 """What decisions consist of: facts about one account. Each yields at most one loyalty event; a refusal is a fact as well."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.records import (
+    AttributeOrigin,
     EntryKind,
     Hold,
     Lot,
@@ -137,20 +138,22 @@ class MemberEnrolled:
     attributes: Mapping[str, str]
     segments: tuple[str, ...]
     enrolled_at_ms: int
+    external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileChanged:
-    """PROFILE_CHANGED: `attributes` and `segments` are whole, `changed` names those that differ."""
+    """PROFILE_CHANGED: attributes, segments and external ids are whole, `changed` names what differs."""
 
     attributes: Mapping[str, str]
     segments: tuple[str, ...]
+    external_ids: Mapping[str, str]
     changed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChanged:
-    """ACCOUNT_SUSPENDED or ACCOUNT_REACTIVATED. What was scheduled before it is off."""
+    """ACCOUNT_SUSPENDED, MEMBER_LEFT or ACCOUNT_REACTIVATED. What was scheduled before it is off."""
 
     status: MemberStatus
     reason: str | None
@@ -208,11 +211,12 @@ class ProfileVersioned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceVersionApplied:
-    """No event: this version of a source system's record is the newest that was applied."""
+class OriginsNoted:
+    """No event: who had the last word on which part of the profile, and the greatest version that a source system has shown."""
 
+    origins: tuple[AttributeOrigin, ...]
     source_system: str
-    version: int
+    version: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +224,24 @@ class CommandRefused:
     """COMMAND_REFUSED: a rule said no."""
 
     refusal: Refusal
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityRefused:
+    """IDENTITY_CONFLICT: an external id of this type leads to another member already, and is none of this one's."""
+
+    identity_type: str
+    owner: str
+    external_ids: Mapping[str, str]
+    """Those that are left."""
 
 
 Fact = (
     PointsMoved | QualifyingCounted | RulesUsed | TierChanged | TierRetained | VoucherIssued | VoucherClosed | OfferActivated
     | MemberEnrolled | ProfileChanged | StatusChanged | StatusScheduled | MemberMerged | MemberAbsorbed | MemberErased | PoolChanged
-    | ProfileVersioned | SourceVersionApplied | CommandRefused
+    | ProfileVersioned | OriginsNoted | CommandRefused | IdentityRefused
 )  # fmt: skip
 
-SILENT = (QualifyingCounted, RulesUsed, ProfileVersioned, SourceVersionApplied)
+SILENT = (QualifyingCounted, RulesUsed, ProfileVersioned, OriginsNoted)
 """Facts without an event."""

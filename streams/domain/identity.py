@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import orjson
 
-from schemas.contract import Command, command_id, member_key
+from schemas.contract import ADDRESS_MARK, Command, command_id, member_key
 from schemas.records import Transaction
 
 # Ids are printable, so NUL can stand in none of them: joined with it, different parts never give the same text.
@@ -67,6 +67,11 @@ def _text_id(text: str) -> str:
 def voucher_key(program_id: str, member_id: str, voucher_code: str) -> bytes:
     """Key in the vouchers table."""
     return member_key(program_id, member_id) + f"{SEPARATOR}v:{voucher_code}".encode()
+
+
+def address(kind: str, value: str) -> str:
+    """What stands for a member's id when only an external id is known: `@employee:21001`. No member's own id begins like that."""
+    return f"{ADDRESS_MARK}{kind}:{value}"
 
 
 def budget_member_id(offer_id: str) -> str:

@@ -13,6 +13,7 @@ from streams.domain.periods import add_days, expires_at
 from streams.domain.program import ExpiryRule, Program
 from streams.domain.refusals import Refusal
 from streams.domain.relays import origin_of
+from streams.domain.suspension import barred, earn_barred, parked_if_barred
 from streams.domain.tiers import count, promote
 
 HOLDS_MAX = 200
@@ -59,6 +60,8 @@ Effect = reversals.Effect
 
 def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     account, program = book.account, book.program_at(command.occurred_at_ms)
+    if (refusal := earn_barred(account, book.program)) is not None:
+        return refusal
     earned = earn(account, command, program)
     if isinstance(earned, Refusal):
         return earned
@@ -70,7 +73,7 @@ def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
         book.record(RulesUsed(rule_uses=earned.rule_uses, offer_uses=earned.offer_uses))
     # Counted first: the event of a movement tells all numbers as they are after it.
     count(book, earned.points, command.occurred_at_ms)
-    lot = _new_lot(command, program, command.transaction_id, earned.points, qualifying=earned.points)
+    lot = parked_if_barred(_new_lot(command, program, command.transaction_id, earned.points, qualifying=earned.points), account, book.program)
     moved = Movement(book)
     moved.put(lot)
     for kind, points, rule_id in earned.lines:
@@ -115,8 +118,8 @@ def extend_by_activity(moved: Movement, account: Account, program: Program, at_m
 
 def _redeem(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     account, program, points = book.account, book.program, _given(command)
-    if account.status is MemberStatus.SUSPENDED:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(account)) is not None:
+        return refusal
     reward = program.rewards.get(command.reward_code or "")
     if reward is not None and reward.points is not None and reward.points != points:
         return Refusal.REWARD_PRICE_DIFFERS
@@ -166,8 +169,8 @@ def _adjust(book: Book, command: Transaction, about: Effect) -> Refusal | None:
 
 def _hold(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     account, points = book.account, _given(command)
-    if account.status is MemberStatus.SUSPENDED:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(account)) is not None:
+        return refusal
     if points > account.available_points:
         return Refusal.INSUFFICIENT_POINTS
     if len(account.holds) >= HOLDS_MAX:
@@ -198,8 +201,8 @@ def _capture(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     hold = open_hold(book, command.related_transaction_id or "")
     if hold is Refusal.HOLD_NOT_FOUND:
         return Refusal.HOLD_NOT_FOUND
-    if book.account.status is MemberStatus.SUSPENDED and not book.program.capture_while_suspended:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(book.account)) is not None and not book.program.capture_while_suspended:
+        return refusal
     if isinstance(hold, Refusal):
         return hold
     held = sum(part.points for part in hold.parts)
@@ -245,8 +248,17 @@ def _activate(book: Book, command: Transaction, about: Effect) -> Refusal | None
     if lot is None or not lot.pending:
         known = lot is not None or book.outcome(lot_id) is not None
         return Refusal.NOT_PENDING if known else Refusal.TRANSACTION_NOT_FOUND
+    if lot.parked and (refusal := barred(book.account)) is not None:
+        return refusal
     about.points_delta = make_available(book, [lot], lot_id)
     return None
+
+
+def unpark(book: Book) -> None:
+    """The suspension may be over: what was earned meanwhile becomes available."""
+    parked = [lot for lot in book.account.lots if lot.parked and lot.remaining]
+    if parked and book.account.status is MemberStatus.ACTIVE:
+        make_available(book, parked, f"unpark:{book.cause.command_id}")
 
 
 def make_available(book: Book, lots: list[Lot], command_id: str) -> int:
@@ -263,8 +275,8 @@ def make_available(book: Book, lots: list[Lot], command_id: str) -> int:
 
 def _transfer(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     account, points = book.account, _given(command)
-    if account.status is MemberStatus.SUSPENDED:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(account)) is not None:
+        return refusal
     if command.to_member_id == account.member_id:
         return Refusal.SAME_MEMBER
     if points > account.available_points:
@@ -279,7 +291,7 @@ def pool(book: Book, command_id: str, lot_id: str) -> None:
     it stays with the member then."""
     account = book.account
     lot = next((lot for lot in account.lots if lot.lot_id == lot_id), None)
-    if account.pool_member_id is None or account.status is MemberStatus.SUSPENDED or lot is None or lot.pending or not lot.remaining:
+    if account.pool_member_id is None or barred(account) is not None or lot is None or lot.pending or not lot.remaining:
         return
     moved = Movement(book)
     parts = moved.take_from(lot, "spent")

@@ -267,7 +267,7 @@ class Movement:
 
     def activate(self, lot: Lot) -> None:
         """Pending points can be spent from now on."""
-        self.put(replace(lot, pending=False, available_from_ms=None))
+        self.put(replace(lot, pending=False, parked=False, available_from_ms=None))
         part = part_of(lot, lot.remaining)
         self.post(EntryKind.ACTIVATION, lot.remaining, PENDING, "activation", parts=[part])
 

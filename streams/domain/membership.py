@@ -16,7 +16,7 @@ from schemas.records import (
     Voucher,
     VoucherState,
 )
-from streams.domain import tiers
+from streams.domain import ledger, profiles, tiers
 from streams.domain.book import Book
 from streams.domain.facts import (
     AVAILABLE,
@@ -62,8 +62,10 @@ def _set_pool(book: Book, pool_member_id: str | None) -> None:
 
 def _erase(book: Book) -> None:
     """Nothing personal is left. Points stay until they expire: a ledger does not forget what it owes."""
+    for kind, value in book.account.external_ids.items():
+        profiles.tell_identity(book, RelayKind.IDENTITY_RELEASE, kind, value)
     book.record(MemberErased())
-    book.record(ProfileVersioned(operation=ProfileOperation.ERASE, changed=("attributes", "segments", "status")))
+    book.record(ProfileVersioned(operation=ProfileOperation.ERASE, changed=("attributes", "segments", "external_ids", "status")))
 
 
 def _merge(book: Book, command: MemberOperation) -> Refusal | None:
@@ -73,7 +75,7 @@ def _merge(book: Book, command: MemberOperation) -> Refusal | None:
         return Refusal.SAME_MEMBER
     if account.holds:
         return Refusal.HOLDS_OPEN
-    whole = replace(account, attributes={}, segments=())  # Nothing personal leaves the member's own partition.
+    whole = replace(account, attributes={}, segments=(), external_ids={}, origins=())  # Nothing personal leaves the member's own partition.
     rows = [book.voucher(opened.voucher_code) for opened in account.vouchers]
     if account.qualifying:
         book.record(QualifyingCounted(buckets=(), points=0))
@@ -138,6 +140,7 @@ def absorb(book: Book, relay: Relay) -> None:
     if tiers.rank_of(program, source.tier) > tiers.rank_of(program, book.account.tier):
         tier = program.tiers[tiers.rank_of(program, source.tier)]
         tiers.change(book, tier, source.tier_valid_until_ms, reward=False)
+    ledger.unpark(book)
 
 
 def _opened(voucher: Voucher) -> OpenVoucher:

@@ -10,6 +10,7 @@ from streams.domain.periods import start_of_period
 from streams.domain.program import Offer, Program
 from streams.domain.refusals import Refusal
 from streams.domain.relays import origin_of
+from streams.domain.suspension import barred
 from streams.domain.vouchers import issue
 
 USES_MAX = 100
@@ -22,8 +23,8 @@ def decide_activation(book: Book, command: OfferActivation) -> Refusal | None:
     offer = program.offers.get(command.offer_id)
     if offer is None:
         return Refusal.OFFER_UNKNOWN
-    if account.status is MemberStatus.SUSPENDED:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(account)) is not None:
+        return refusal
     if not is_running(offer, command.occurred_at_ms):
         return Refusal.OFFER_NOT_RUNNING
     if not is_audience(offer, account):

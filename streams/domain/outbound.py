@@ -14,11 +14,13 @@ from schemas.records import (
     AccountSnapshot,
     AttributeChange,
     CommandResult,
+    Enrolment,
     LoyaltyEvent,
     LoyaltyEventKind,
     MemberOperation,
     MemberProfile,
     MemberStatus,
+    OfferActivation,
     Outcome,
     ProfileChange,
     SyncAudit,
@@ -30,6 +32,7 @@ from streams.domain.facts import (
     SILENT,
     CommandRefused,
     Fact,
+    IdentityRefused,
     MemberAbsorbed,
     MemberEnrolled,
     MemberErased,
@@ -48,6 +51,7 @@ from streams.domain.facts import (
 )
 from streams.domain.identity import event_id
 from streams.domain.lots import PARTS_SHOWN_MAX
+from streams.domain.mastering import EXTERNAL_IDS
 
 UNPERSONAL_ATTRIBUTES = frozenset({"locale", "time_zone"})
 """Attributes whose values the audit shows. All others are masked: what a programme keeps about its members is not for us to judge."""
@@ -94,7 +98,7 @@ def _event(step: Step, recorded_at_ms: int) -> LoyaltyEvent:
 def _other_event(fact: Fact, event: "partial[LoyaltyEvent]") -> LoyaltyEvent:
     match fact:
         case CommandRefused():
-            return event(kind=LoyaltyEventKind.COMMAND_REFUSED, refusal=fact.refusal.value)
+            return event(kind=LoyaltyEventKind.COMMAND_REFUSED, refusal=fact.refusal.value, refusal_detail=fact.detail)
         case TierChanged():
             return event(kind=LoyaltyEventKind.TIER_CHANGED, previous_tier=fact.previous_tier)
         case TierRetained():
@@ -112,6 +116,8 @@ def _other_event(fact: Fact, event: "partial[LoyaltyEvent]") -> LoyaltyEvent:
             return event(kind=LoyaltyEventKind.PROFILE_CHANGED, changed_attributes=fact.changed)
         case StatusChanged(status=MemberStatus.SUSPENDED):
             return event(kind=LoyaltyEventKind.ACCOUNT_SUSPENDED)
+        case StatusChanged(status=MemberStatus.LEFT):
+            return event(kind=LoyaltyEventKind.MEMBER_LEFT)
         case StatusChanged():
             return event(kind=LoyaltyEventKind.ACCOUNT_REACTIVATED)
         case StatusScheduled():
@@ -124,6 +130,8 @@ def _other_event(fact: Fact, event: "partial[LoyaltyEvent]") -> LoyaltyEvent:
             return event(kind=LoyaltyEventKind.MEMBER_MERGED, counter_member_id=fact.source)
         case MemberErased():
             return event(kind=LoyaltyEventKind.MEMBER_ERASED)
+        case IdentityRefused():
+            return event(kind=LoyaltyEventKind.IDENTITY_CONFLICT, identity_type=fact.identity_type, counter_member_id=fact.owner)
         case PoolChanged():
             return event(kind=LoyaltyEventKind.POOL_CHANGED, counter_member_id=fact.pool_member_id)
         case _:
@@ -143,6 +151,7 @@ def _profile(fact: ProfileVersioned, account: Account, cause: Cause, recorded_at
         operation=fact.operation,
         attributes=account.attributes,
         segments=account.segments,
+        external_ids=account.external_ids,
         status=account.status,
         tier=account.tier,
         changed=fact.changed,
@@ -163,6 +172,7 @@ def audit(
     recorded_at_ms: int,
     *,
     reason: str | None = None,
+    detail: str | None = None,
     replayed: bool = False,
     changes: Sequence[AttributeChange] = (),
 ) -> SyncAudit:
@@ -175,9 +185,11 @@ def audit(
         command_id=command_id(command),
         payload_hash=payload_hash,
         source_system=command.source_system,
-        actor=command.actor if isinstance(command, Transaction | MemberOperation) else None,
+        actor=None if isinstance(command, OfferActivation) else command.actor,
         result=result,
         reason=answer.reason if answer else reason,
+        detail=answer.detail if answer else detail,
+        source_version=command.source_version if isinstance(command, Enrolment | ProfileChange) else None,
         replayed=replayed,
         changes=tuple(changes),
         sequence=answer.sequence if answer else None,
@@ -197,7 +209,7 @@ def audit(
 
 NUMBERS_AND_STATES = (
     "available_points", "pending_points", "held_points", "debt_points", "qualifying_points", "tier", "status", "scheduled_status",
-    "merged_into", "pool_member_id",
+    "merged_into", "pool_member_id", "scheduled_at_ms",
 )  # fmt: skip
 _numbers_and_states, _NO_VALUES = attrgetter(*NUMBERS_AND_STATES), (None,) * len(NUMBERS_AND_STATES)
 
@@ -223,13 +235,24 @@ def _text(value: object) -> str | None:
 
 
 def _profile_changes(before: Account | None, after: Account) -> list[AttributeChange]:
-    if before is not None and before.attributes is after.attributes and before.segments is after.segments:
+    if (
+        before is not None
+        and before.attributes is after.attributes
+        and before.segments is after.segments
+        and before.external_ids is after.external_ids
+    ):
         return []
     changes = []
     old_values = before.attributes if before else {}
     for name in sorted(old_values.keys() | after.attributes.keys()):
         old, new = old_values.get(name), after.attributes.get(name)
         if old != new:
+            changes.append(AttributeChange(attribute=name, before=masked(name, old), after=masked(name, new)))
+    old_ids = before.external_ids if before else {}
+    for kind in sorted(old_ids.keys() | after.external_ids.keys()):
+        old, new = old_ids.get(kind), after.external_ids.get(kind)
+        if old != new:
+            name = EXTERNAL_IDS + kind
             changes.append(AttributeChange(attribute=name, before=masked(name, old), after=masked(name, new)))
     old_segments = before.segments if before else ()
     if old_segments != after.segments:

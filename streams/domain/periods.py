@@ -2,13 +2,23 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from streams.domain.program import Expiry, ExpiryRule, Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _AT_MS_MAX = 247_000_000_000_000  # In the year 9797: room for a century more, and the last year that has a name is 9999.
+
+
+@lru_cache(1024)
+def is_time_zone(name: str) -> bool:
+    """Whether this is the IANA name of a zone; what members are said to live in need not be."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
+    return bool(name)
 
 
 def local(time_zone: str, at_ms: int) -> datetime:

@@ -1,97 +1,200 @@
-"""Enrolments and profile changes -> decisions."""
+"""Enrolments and profile changes -> decisions. Whose word counts is in mastering.py, what is news of a source in origins.py."""
 
 from collections.abc import Iterable, Mapping
+from datetime import date
 
-from schemas.contract import ATTRIBUTES_MAX
-from schemas.records import Account, CommandResult, Enrolment, ProfileChange, ProfileOperation
+from schemas.contract import ATTRIBUTES_MAX, EXTERNAL_IDS_MAX
+from schemas.records import (
+    Account,
+    AttributeOrigin,
+    CommandResult,
+    Enrolment,
+    MemberStatus,
+    ProfileChange,
+    ProfileOperation,
+    Relay,
+    RelayKind,
+)
+from streams.domain import ledger, origins
 from streams.domain.book import Book
 from streams.domain.facts import (
     MemberEnrolled,
+    OriginsNoted,
     ProfileChanged,
     ProfileVersioned,
-    SourceVersionApplied,
     StatusChanged,
     StatusScheduled,
 )
+from streams.domain.identity import address, derived_id
+from streams.domain.mastering import EXTERNAL_IDS, SEGMENTS, STATUS, master_of, names_of
+from streams.domain.origins import STATUS_RANK
+from streams.domain.periods import instant, is_time_zone
 from streams.domain.refusals import Refusal
+from streams.domain.relays import origin_of
 from streams.domain.tiers import tier_for
 
 SOURCE_SYSTEMS_MAX = 64  # Per member. With ATTRIBUTES_MAX it keeps an account well below Kafka's limit of 1 MB per record.
 
 
-def decide_enrolment(book: Book, command: Enrolment) -> Refusal | None:
+def decide_enrolment(book: Book, command: Enrolment) -> Refusal | CommandResult | None:
     if book.opened is not None:
-        return Refusal.MEMBER_ALREADY_ENROLLED
+        return _begin_again(book, command)
     attributes = dict(sorted(command.attributes.items()))
     segments = _tags(command.segments)
-    enrolled = MemberEnrolled(
-        program_id=command.program_id,
-        member_id=command.member_id,
-        tier=tier_for(book.program, 0).name,
-        attributes=attributes,
-        segments=segments,
-        enrolled_at_ms=command.occurred_at_ms,
+    external_ids = dict(sorted((command.external_ids or {}).items()))
+    book.record(
+        MemberEnrolled(
+            program_id=command.program_id,
+            member_id=command.member_id,
+            tier=tier_for(book.program, 0).name,
+            attributes=attributes,
+            segments=segments,
+            external_ids=external_ids,
+            enrolled_at_ms=command.occurred_at_ms,
+        )
     )
-    book.record(enrolled)
-    _note_source_version(book, command)
-    changed = (*attributes, *(("segments",) if segments else ()), "status", "tier")
+    _note(book, command, names_of(command))
+    _tell_identities(book, {}, external_ids)
+    changed = (*attributes, *((SEGMENTS,) if segments else ()), *(EXTERNAL_IDS + kind for kind in external_ids), STATUS, "tier")
     book.record(ProfileVersioned(operation=ProfileOperation.ENROL, changed=changed))
     return None
+
+
+def _begin_again(book: Book, command: Enrolment) -> Refusal | CommandResult | None:
+    """An enrolment of who has left: the same number, points, tier and history; what the enrolment says of the profile is set."""
+    account = book.account
+    if account.status is not MemberStatus.LEFT:
+        return Refusal.MEMBER_ALREADY_ENROLLED
+    change = ProfileChange(
+        program_id=command.program_id, member_id=command.member_id, event_id=command.event_id, source_system=command.source_system,
+        occurred_at_ms=command.occurred_at_ms, source_version=command.source_version, attributes=command.attributes,
+        segments=command.segments or None, status=MemberStatus.ACTIVE, external_ids=command.external_ids,
+    )  # fmt: skip
+    if not _is_news(book, origins.by_name(account), change, STATUS):
+        return CommandResult.SUPERSEDED
+    return decide_change(book, change)
 
 
 def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult | None:
     """Only what really changes makes an event. A command that changes nothing is applied: the account is as it asks for."""
     account = book.account
-    if not _is_newer(account, command):
+    touched = names_of(command)
+    known = origins.by_name(account)
+    news = {name for name in touched if _is_news(book, known, command, name)}
+    if not news:
         return CommandResult.SUPERSEDED
-    attributes = _merged(account, command)
-    if _grows_too_large(account, command, attributes):
+    attributes = _merged(account.attributes, {name: value for name, value in command.attributes.items() if name in news})
+    said_ids = command.external_ids or {}
+    external_ids = _merged(account.external_ids, {kind: value for kind, value in said_ids.items() if EXTERNAL_IDS + kind in news})
+    noted = origins.noted(account, command, book.cause.command_id, news)
+    if _grows_too_large(account, command, attributes, external_ids, sum(len(origin.names) for origin in noted)):
         return Refusal.PROFILE_TOO_LARGE
-    segments = account.segments if command.segments is None else _tags(command.segments)
+    if len(news) < len(touched):
+        book.detail = "superseded: " + ", ".join(name for name in touched if name not in news)
+    segments = account.segments if command.segments is None or SEGMENTS not in news else _tags(command.segments)
     names = sorted(name for name in command.attributes if attributes.get(name) != account.attributes.get(name))
     if segments != account.segments:
-        names.append("segments")
-    _note_source_version(book, command)
+        names.append(SEGMENTS)
+    names += sorted(EXTERNAL_IDS + kind for kind in said_ids if external_ids.get(kind) != account.external_ids.get(kind))
+    _note(book, command, news)
     if names:
-        book.record(ProfileChanged(attributes=attributes, segments=segments, changed=tuple(names)))
-    if command.status is not None and _change_status(book, account, command):
-        names.append("status")
+        book.record(ProfileChanged(attributes=attributes, segments=segments, external_ids=external_ids, changed=tuple(names)))
+        _tell_identities(book, account.external_ids, external_ids)
+    if STATUS in news and _change_status(book, account, command):
+        names.append(STATUS)
     if names:
         book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=tuple(names)))
     return None
 
 
+def _is_news(book: Book, known: Mapping[str, AttributeOrigin], command: ProfileChange, name: str) -> bool:
+    account = book.account
+    said: object
+    current: object
+    if name == STATUS:
+        assert command.status is not None
+        said, current = STATUS_RANK.get(command.status, -1), STATUS_RANK.get(account.scheduled_status or account.status, -1)
+    elif name == SEGMENTS:
+        said, current = _tags(command.segments or ()), account.segments
+    elif name.startswith(EXTERNAL_IDS):
+        kind = name.removeprefix(EXTERNAL_IDS)
+        said, current = (command.external_ids or {})[kind] or "", account.external_ids.get(kind, "")
+    else:
+        said, current = command.attributes[name] or "", account.attributes.get(name, "")
+    return origins.is_news(
+        account, known, command, name, said=said, current=current,
+        is_master=master_of(book.program.mastering, name) == command.source_system,
+    )  # fmt: skip
+
+
 def _change_status(book: Book, account: Account, command: ProfileChange) -> bool:
     """At once, or at its time. Whether the status is another one now."""
     assert command.status is not None
-    if command.status_from_ms is not None and command.status_from_ms > book.now_ms:
-        book.record(StatusScheduled(status=command.status, at_ms=command.status_from_ms, reason=command.status_reason))
+    from_ms = starts_at(book, command)
+    if from_ms is not None and from_ms > book.now_ms:
+        book.record(StatusScheduled(status=command.status, at_ms=from_ms, reason=command.status_reason))
         return False
     if command.status is account.status and account.scheduled_status is None:
         return False
     # The newest word counts: what was scheduled before is off, even if the status stays what it is.
     book.record(StatusChanged(status=command.status, reason=command.status_reason))
+    ledger.unpark(book)
     return command.status is not account.status
 
 
-def _is_newer(account: Account, command: ProfileChange) -> bool:
-    """Versions are compared within one source system only. An equal one under another id says nothing new."""
-    applied_version = account.source_versions.get(command.source_system)
-    return command.source_version is None or applied_version is None or command.source_version > applied_version
+def starts_at(book: Book, command: ProfileChange) -> int | None:
+    """When the status is to be in force; a date begins in the member's time zone. None: at once."""
+    if command.status_from_date is None:
+        return command.status_from_ms
+    zone = book.account.attributes.get("time_zone", "")
+    day = date.fromisoformat(command.status_from_date)
+    return instant(zone if is_time_zone(zone) else book.program.time_zone, day.year, day.month, day.day)
 
 
-def _grows_too_large(account: Account, command: ProfileChange, attributes: Mapping[str, str]) -> bool:
+def _tell_identities(book: Book, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Claim what is new and let go of what is gone, each at the partition of the external id."""
+    gone = [(kind, value) for kind, value in before.items() if after.get(kind) != value]
+    new = [(kind, value) for kind, value in after.items() if before.get(kind) != value]
+    for relay_kind, pairs in ((RelayKind.IDENTITY_RELEASE, gone), (RelayKind.IDENTITY_CLAIM, new)):
+        for kind, value in pairs:
+            tell_identity(book, relay_kind, kind, value)
+
+
+def tell_identity(book: Book, relay_kind: RelayKind, kind: str, value: str) -> None:
+    """One relay to the partition of an external id."""
+    account = book.account
+    name = f"{relay_kind.value}:{kind}:{value}:{account.event_sequence}"
+    book.relays.append(
+        Relay(
+            program_id=account.program_id,
+            member_id=address(kind, value),
+            relay_id=derived_id("rly", account.program_id, account.member_id, name),
+            kind=relay_kind,
+            from_member_id=account.member_id,
+            # Whose numbers lead here, and whose external ids therefore may.
+            path=account.moved_from,
+            origin=origin_of(book.cause),
+        )
+    )
+
+
+def _grows_too_large(
+    account: Account, command: ProfileChange, attributes: Mapping[str, str], external_ids: Mapping[str, str], origins_count: int
+) -> bool:
     """An account that is above a limit, because the limit was lowered, can still be changed; it only cannot grow."""
     if len(attributes) > ATTRIBUTES_MAX and len(attributes) > len(account.attributes):
+        return True
+    if len(external_ids) > EXTERNAL_IDS_MAX and len(external_ids) > len(account.external_ids):
+        return True
+    if origins_count > origins.NAMES_MAX and origins_count > sum(len(origin.names) for origin in account.origins):
         return True
     known = account.source_versions
     return command.source_version is not None and command.source_system not in known and len(known) >= SOURCE_SYSTEMS_MAX
 
 
-def _merged(account: Account, command: ProfileChange) -> dict[str, str]:
+def _merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
     # Sorted, so that the order of arrival does not show in the bytes of the account.
-    merged = {**account.attributes, **command.attributes}
-    return {name: value for name, value in sorted(merged.items()) if value is not None}
+    return {name: value for name, value in sorted({**before, **changes}.items()) if value is not None}
 
 
 def _tags(segments: Iterable[str]) -> tuple[str, ...]:
@@ -99,6 +202,7 @@ def _tags(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(segments)))
 
 
-def _note_source_version(book: Book, command: Enrolment | ProfileChange) -> None:
-    if command.source_version is not None:
-        book.record(SourceVersionApplied(source_system=command.source_system, version=command.source_version))
+def _note(book: Book, command: Enrolment | ProfileChange, names: Iterable[str]) -> None:
+    """The command has the last word on these parts."""
+    noted = origins.noted(book.account, command, book.cause.command_id, names)
+    book.record(OriginsNoted(origins=noted, source_system=command.source_system, version=command.source_version))

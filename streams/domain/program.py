@@ -6,6 +6,7 @@ from enum import StrEnum
 
 DAY_MS = 24 * 3600 * 1000
 IDEMPOTENCY_DAYS_MIN = 30
+AUDIT_SHOWS = frozenset({"locale", "time_zone"})
 
 
 class Rounding(StrEnum):
@@ -69,6 +70,27 @@ class Demotion(StrEnum):
     BALANCE_BASED = "balance_based"
     """To the tier of the points."""
     NEVER = "never"
+
+
+class EarnWhileSuspended(StrEnum):
+    """What becomes of points that are earned while the member is suspended, or has left."""
+
+    PARK = "park"
+    """They are pending until the suspension ends."""
+    ACCEPT = "accept"
+    """They are the member's, and can be spent once the suspension ends."""
+    REFUSE = "refuse"
+
+
+class PersonalData(StrEnum):
+    """How the audit shows the values of attributes, which may be personal."""
+
+    MASKED = "masked"
+    """Their first character: enough to recognise a mistake, and not a person."""
+    HASHED = "hashed"
+    """A keyed hash: equal values show as equal."""
+    HIDDEN = "hidden"
+    """That they were there."""
 
 
 class Period(StrEnum):
@@ -212,14 +234,20 @@ class Program:
     """How long a hold lasts that does not say it; None: until it is captured or voided."""
     capture_while_suspended: bool = False
     """Whether a hold that was placed before a suspension can be captured during it."""
+    earn_while_suspended: EarnWhileSuspended = EarnWhileSuspended.PARK
     tier_policy: TierPolicy = field(default_factory=TierPolicy)
     offers: Mapping[str, Offer] = field(default_factory=dict)
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     """By their codes. A reward that is not here can be bought for any points, and its vouchers do not expire."""
     idempotency_days: int = 90
     """How long the answer to a command is remembered; IDEMPOTENCY_DAYS_MIN at least. A transaction can be reversed as long."""
+    mastering: Mapping[str, str] = field(default_factory=dict)
+    """Pattern of parts of a profile -> the source system that masters them (streams/domain/mastering.py). Empty: all is local."""
+    personal_data: PersonalData = PersonalData.MASKED
+    audit_shows: frozenset[str] = AUDIT_SHOWS
+    """Attributes whose values the audit shows as they are."""
     voucher_key: bytes = field(default=b"", repr=False)
-    """Secret from which voucher codes are derived; must never change."""
+    """Secret from which voucher codes and pseudonyms are derived; must never change."""
 
 
 def in_force(versions: Sequence[Program], at_ms: int) -> Program:

@@ -12,8 +12,11 @@ class Refusal(StrEnum):
     MEMBER_ERASED = "MEMBER_ERASED"
     """Any command: the member was erased, and nothing but the expiry of points goes on."""
 
+    ATTRIBUTE_MASTERED_EXTERNALLY = "ATTRIBUTE_MASTERED_EXTERNALLY"
+    """Enrolment, profile change: another source system masters a part of the profile that it touches. The detail names both."""
+
     MEMBER_ALREADY_ENROLLED = "MEMBER_ALREADY_ENROLLED"
-    """Enrolment: the member exists. Its profile is changed by profile changes."""
+    """Enrolment: the member exists, and has not left. Its profile is changed by profile changes."""
 
     OFFER_UNKNOWN = "OFFER_UNKNOWN"
     """Offer activation: the programme has no such offer."""
@@ -40,8 +43,12 @@ class Refusal(StrEnum):
     """The member has no voucher of that code."""
 
     ACCOUNT_SUSPENDED = "ACCOUNT_SUSPENDED"
-    """Redeem, hold, capture, transfer, redeem a voucher, activate an offer: nothing leaves and nothing is joined while suspended. Earns,
-    adjustments, reversals, voids and what comes by transfer go on: points are never lost because of the order in which systems report."""
+    """Redeem, hold, capture, transfer, redeem a voucher, activate an offer: nothing leaves and nothing is joined while suspended.
+    Adjustments, reversals, voids and what comes by transfer go on: points are never lost because of the order in which systems report. Earns
+    do as suspension.earn says; this is their answer where it says refuse."""
+
+    MEMBERSHIP_ENDED = "MEMBERSHIP_ENDED"
+    """The same of a member who has left."""
 
     SAME_MEMBER = "SAME_MEMBER"
     """Transfer, merge, pool: the other member is the member itself."""

@@ -58,6 +58,7 @@ def _happen(book: Book, at_ms: int) -> None:
             book.touch(scheduled_status=None, scheduled_at_ms=None, scheduled_reason=None)
         else:
             book.record(StatusChanged(status=status, reason=reason))
+            ledger.unpark(book)
             book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=("status",)))
     activated = [
         lot for lot in book.account.lots

@@ -4,13 +4,14 @@ that a rebuild makes the same code."""
 import hmac
 from dataclasses import replace
 
-from schemas.records import MemberStatus, OpenVoucher, Transaction, Voucher, VoucherState
+from schemas.records import OpenVoucher, Transaction, Voucher, VoucherState
 from streams.domain.book import Book
 from streams.domain.facts import VoucherClosed, VoucherIssued
 from streams.domain.identity import SEPARATOR
 from streams.domain.periods import add_days
 from streams.domain.program import Reward
 from streams.domain.refusals import Refusal
+from streams.domain.suspension import barred
 
 OPEN_MAX = 200
 """Vouchers that a member can have open at once."""
@@ -81,8 +82,8 @@ def decide_redemption(book: Book, command: Transaction) -> Refusal | None:
     voucher = book.voucher(command.voucher_code or "")
     if voucher is None:
         return Refusal.VOUCHER_NOT_FOUND
-    if book.account.status is MemberStatus.SUSPENDED:
-        return Refusal.ACCOUNT_SUSPENDED
+    if (refusal := barred(book.account)) is not None:
+        return refusal
     refusal = refusal_of(voucher)
     if refusal is None:
         close(book, voucher, VoucherState.REDEEMED)
