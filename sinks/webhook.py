@@ -57,6 +57,8 @@ TYPES = {
     LoyaltyEventKind.MEMBER_ERASED: "loyalty.member.erased",
     LoyaltyEventKind.STATUS_SCHEDULED: "loyalty.status.scheduled",
     LoyaltyEventKind.POOL_CHANGED: "loyalty.pool.changed",
+    LoyaltyEventKind.MEMBER_LEFT: "loyalty.member.left",
+    LoyaltyEventKind.IDENTITY_CONFLICT: "loyalty.identity.conflict",
 }
 
 

@@ -75,6 +75,8 @@ class Token:
     scopes: frozenset[str]
     programs: frozenset[str] = frozenset()
     """Programmes it may touch; empty: all."""
+    source_systems: frozenset[str] = frozenset()
+    """Systems it may speak for beside the one of its own name; "*": all that are no other token's or source's, and master nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,7 @@ def _destination(reader: TomlReader, name: str, table: Mapping[str, Any], progra
 
 def _token(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Token:
     place = f"tokens.{name}"
-    reader.check_keys(place, table, {"token", "token_file", "sha256", "scopes", "programs"})
+    reader.check_keys(place, table, {"token", "token_file", "sha256", "scopes", "programs", "source_systems"})
     digest = reader.value(place, table, "sha256", str, "")
     plain = "" if digest else reader.secret(place, table, "token")
     if plain and len(plain) < 16:
@@ -201,6 +203,7 @@ def _token(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Ma
         sha256=digest or sha256(plain.encode()).hexdigest(),
         scopes=reader.names(place, table, "scopes", SCOPES),
         programs=reader.names(place, table, "programs", programs),
+        source_systems=reader.texts(place, table, "source_systems"),
     )
 
 

@@ -163,6 +163,7 @@ def answer(audit: SyncAudit, command: dict[str, Any]) -> tuple[int, dict[str, An
     an id that was used with another payload. Both are remembered: sent again, the same command gets the same answer.
     """
     numbers: dict[str, Any] = {
+        "member_id": audit.member_id,
         "replayed": audit.replayed,
         "sequence": audit.sequence,
         "points_delta": audit.points_delta,
@@ -172,13 +173,13 @@ def answer(audit: SyncAudit, command: dict[str, Any]) -> tuple[int, dict[str, An
     }
     match audit.result:
         case CommandResult.APPLIED:
-            return 200, {"status": "applied"} | command | numbers
+            return 200, {"status": "applied"} | command | numbers | ({"detail": audit.detail} if audit.detail else {})
         case CommandResult.SUPERSEDED:
             return 200, {"status": "superseded"} | command | numbers
         case CommandResult.WAITING:
             return 202, {"status": "waiting_for_enrolment"} | command
         case CommandResult.REFUSED:
-            raise ProblemError(422, "refused", code=audit.reason or "", reason=audit.reason, **_without_correlation(command), **numbers)
+            raise ProblemError(422, "refused", audit.detail or "", code=audit.reason or "", reason=audit.reason, **_without_correlation(command), **numbers)
         case CommandResult.CONFLICT:
             raise ProblemError(409, "conflict", **_without_correlation(command), replayed=audit.replayed)
     return 202, {"status": "accepted"} | command | {"decision": "pending"}

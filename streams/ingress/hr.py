@@ -59,7 +59,7 @@ def _deactivated(data: Fields, common: dict[str, Any]) -> Command:
         **common,
         status=MemberStatus.SUSPENDED,
         status_reason=data.text("reason") or DEACTIVATED,
-        status_from_ms=_from_ms(data, common["occurred_at_ms"]),
+        **_from(data, common["occurred_at_ms"]),
     )
 
 
@@ -93,19 +93,22 @@ def _segments(data: Fields) -> tuple[str, ...] | None:
     return tuple(given)
 
 
-def _from_ms(data: Fields, occurred_at_ms: int) -> int | None:
-    """The first instant after a last day that was ahead when the event happened; None without such a day: at once.
+def _from(data: Fields, occurred_at_ms: int) -> dict[str, Any]:
+    """From when the status holds: after a last day that was ahead when the event happened. Nothing without such a day: at once.
 
-    By the event's own time, not by that of its arrival: repeated after the last day, a delivery still makes the same command.
+    By the event's own time, not by that of its arrival: repeated after the last day, a delivery still makes the same command. Without a time
+    zone of its own the day is one of the member's: the ledger knows theirs.
     """
     last_day = data.text("last_day")
     if last_day is None:
-        return None
+        return {}
     day, zone = _day(last_day), _zone(data)
     try:
-        if day <= datetime.fromtimestamp(occurred_at_ms / 1000, zone).date():
-            return None
-        return int(datetime.combine(day + timedelta(days=1), time.min, zone).timestamp()) * 1000
+        if day <= datetime.fromtimestamp(occurred_at_ms / 1000, zone or UTC).date():
+            return {}
+        if zone is None:
+            return {"status_from_date": (day + timedelta(days=1)).isoformat()}
+        return {"status_from_ms": int(datetime.combine(day + timedelta(days=1), time.min, zone).timestamp()) * 1000}
     except (ValueError, OverflowError, OSError) as error:  # The ends of the calendar.
         raise _no_day() from error
 
@@ -121,10 +124,10 @@ def _no_day() -> ContractError:
     return ContractError("TIME_INVALID", "data.last_day must be a day, for example 2026-11-22")
 
 
-def _zone(data: Fields) -> tzinfo:
-    """Of the place where the person works: by UTC, a last day in Melbourne or Honolulu would end hours early or late."""
+def _zone(data: Fields) -> tzinfo | None:
+    """Of the place where the person works: by UTC, a last day in Melbourne or Honolulu would end hours early or late. None: not said."""
     name = data.text("time_zone")
     try:
-        return ZoneInfo(name) if name else UTC
+        return ZoneInfo(name) if name else None
     except (KeyError, ValueError, OSError) as error:
         raise ContractError("VALUE_UNKNOWN", "data.time_zone must be a name of the IANA time zones, for example Asia/Kolkata") from error

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from schemas.contract import Command, Problem, command_id
-from streams.configuration import Token
+from streams.configuration import Configuration, Token
 from streams.errors import ContractError, UnavailableError
 from streams.ingress import commands, decisions
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
@@ -62,6 +62,18 @@ def preferred_wait(headers: Sequence[str]) -> int:
             if found:
                 return min(int(found[1]), WAIT_S_MAX)
     return 0
+
+
+def may_speak_for(configuration: Configuration, token: Token, source_system: str) -> bool:
+    """Whether a token's commands may come from this system."""
+    if source_system == token.name or source_system in token.source_systems:
+        return True
+    is_somebodys = (
+        source_system in configuration.sources
+        or any(source_system == other.name for other in configuration.tokens)
+        or any(source_system in program.mastering.values() for program in configuration.programs.values())
+    )
+    return "*" in token.source_systems and not is_somebodys
 
 
 class _Desk:
@@ -136,10 +148,10 @@ class _Desk:
         require_program(self._token, command.program_id)
         if command.program_id not in configuration.programs:
             raise InvalidError(Problem("PROGRAM_UNKNOWN", "program_id", "is not a programme of this deployment"))
-        # A system's name carries its source_version: nobody else may move it on.
-        name = command.source_system
-        if name != self._token.name and (name in configuration.sources or any(name == token.name for token in configuration.tokens)):
-            raise InvalidError(Problem("SOURCE_SYSTEM_TAKEN", "source_system", "is the name of another token or source: leave it out"))
+        # A system's name carries its source_version and its mastery: nobody else may speak in it.
+        if not may_speak_for(configuration, self._token, command.source_system):
+            detail = f"is not {self._token.name!r}, nor among source_systems of this token in LOYALTY_CONFIG_FILE: leave it out"
+            raise InvalidError(Problem("SOURCE_SYSTEM_TAKEN", "source_system", detail))
 
 
 class _Taken:

@@ -55,7 +55,7 @@ def make_configuration(pms_url: str = NOBODY) -> Configuration:
                 "partner": {"kind": "cloudevents", "program": "grand", "secret": signed},
             },
             "tokens": {
-                "all": {"token": TOKENS["all"], "scopes": [*writes, "members:read"]},
+                "all": {"token": TOKENS["all"], "scopes": [*writes, "members:read"], "source_systems": ["*"]},
                 "pms": {"sha256": sha256(TOKENS["pms"].encode()).hexdigest(), "scopes": [*writes, "members:read"], "programs": ["grand"]},
                 "reader": {"token": TOKENS["reader"], "scopes": ["members:read"]},
             },

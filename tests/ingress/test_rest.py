@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from schemas.records import Enrolment, OfferActivation, ProfileChange, Transaction
 from streams import topics
+from streams.configuration import Configuration, Source, Token
+from streams.domain.program import Program
 from streams.errors import ContractError
 from streams.ingress import decisions, rest, server
+from streams.ingress.rest import may_speak_for
 from streams.observability import JsonFormatter
 from tests.ingress.support import CODEC, TOKENS, Answer, Decider, Service, read_all, read_at
 
@@ -124,6 +127,27 @@ async def test_what_a_token_reaches(service: Service) -> None:
         answer = await service.post("transactions", EARN | {"source_system": name}, token=TOKENS["pms"])
         assert reasons(answer) == [("source_system", "SOURCE_SYSTEM_TAKEN")]
     assert (await service.post("transactions", EARN | {"source_system": "pms"}, token=TOKENS["pms"])).status == 202
+    assert reasons(await service.post("transactions", EARN | {"source_system": "till"}, token=TOKENS["pms"])) == [("source_system", "SOURCE_SYSTEM_TAKEN")]
+    assert (await service.post("transactions", EARN | {"source_system": "till", "transaction_id": "till:1"})).status == 202
+
+
+@pytest.mark.parametrize(
+    ("allowed", "name", "expected"),
+    [
+        ([], "app", True), ([], "crm", False), ([], "till", False), ([], "salesforce", False),
+        (["crm"], "crm", True), (["crm"], "till", False),
+        (["*"], "till", True), (["*"], "crm", False), (["*"], "hr", False), (["*"], "salesforce", False),
+        (["*", "salesforce"], "salesforce", True),
+    ],
+)  # fmt: skip
+def test_for_which_systems_a_token_speaks(allowed: list[str], name: str, expected: bool) -> None:
+    """A master's name is nobody's to take: a policy would be worth nothing otherwise."""
+    program = Program(program_id="grand", tiers=(), mastering={"email": "salesforce"})
+    app = Token(name="app", sha256="", scopes=frozenset(), source_systems=frozenset(allowed))
+    crm = Token(name="crm", sha256="", scopes=frozenset())
+    hr = Source(name="hr", kind="hr", program_id="grand", secret="")
+    everything = Configuration(programs={"grand": program}, sources={"hr": hr}, destinations={}, tokens=(app, crm))
+    assert may_speak_for(everything, app, name) is expected
 
 
 async def test_a_list_keeps_its_order_and_answers_for_each(service: Service) -> None:
@@ -269,7 +293,7 @@ async def test_a_decision_in_the_answer(service: Service, decider: Decider) -> N
     assert answer.status == 200 and answer.headers["Preference-Applied"] == "wait=10"
     assert {name: value for name, value in answer.json.items() if name not in ("correlation_id", "topic", "partition", "offset")} == {
         "status": "applied", "stream": "transactions", "transaction_id": "t-1", "replayed": False, "sequence": 7, "points_delta": 5,
-        "available_points": 100, "tier": "MEMBER", "voucher_code": "CODE",
+        "available_points": 100, "tier": "MEMBER", "voucher_code": "CODE", "member_id": "M-APPLIED",
     }  # fmt: skip
 
 

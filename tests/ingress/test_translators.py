@@ -61,7 +61,7 @@ DEACTIVATED = ProfileChange(
     program_id="staff", member_id="21001", event_id="hr:msg_1", source_system="hr", occurred_at_ms=1795318800000,
     status=MemberStatus.SUSPENDED, status_reason="TERMINATION", source_version=1795318800000,
 )  # fmt: skip
-DEACTIVATED_AHEAD = replace(DEACTIVATED, status_from_ms=1_798_761_600_000)  # 2027-01-01T00:00:00Z
+DEACTIVATED_AHEAD = replace(DEACTIVATED, status_from_date="2027-01-01")
 REACTIVATED = ProfileChange(
     program_id="staff", member_id="21001", event_id="hr:msg_1", source_system="hr", occurred_at_ms=1795318920000,
     status=MemberStatus.ACTIVE, source_version=7,
@@ -85,7 +85,6 @@ def test_hr(name: str, expected: Command) -> None:
         # It is 2026-11-22 03:40 UTC, 09:10 in Kolkata, 17:40 of the day before in Honolulu.
         ("2026-11-21", None, None),
         ("2026-11-22", None, None),
-        ("2026-11-23", None, "2026-11-24T00:00:00.000Z"),
         ("2026-11-22", "Asia/Kolkata", None),
         ("2026-11-23", "Asia/Kolkata", "2026-11-23T18:30:00.000Z"),
         ("2026-11-22", "Pacific/Honolulu", "2026-11-23T10:00:00.000Z"),
@@ -99,6 +98,11 @@ def test_a_last_day_counts_where_the_person_works(last_day: str, time_zone: str 
     at_ms = commands.parse_time(suspended_from) if suspended_from else None
     delivery = recorded("hr_deactivated.json", last_day=last_day, time_zone=time_zone)
     assert only(hr.translate(delivery, HR)) == replace(DEACTIVATED, status_from_ms=at_ms)
+
+
+def test_a_last_day_without_a_zone_is_one_of_the_members() -> None:
+    delivery = recorded("hr_deactivated.json", last_day="2026-11-30", time_zone=None)
+    assert only(hr.translate(delivery, HR)) == replace(DEACTIVATED, status_from_date="2026-12-01")
 
 
 def test_a_termination_is_the_same_command_whenever_it_arrives() -> None:
