@@ -141,6 +141,10 @@ class Book:
     def enrol(self, member: str) -> None:
         self.pages[member] = Page(tier=self._tiers(member)[0]["name"])
 
+    def change_profile(self, member: str) -> None:
+        """An event, and nothing of it in the ledger; a refused change is one as well."""
+        self.pages[member].note()
+
     def suspend(self, member: str) -> None:
         self.pages[member].suspended = True
         self.pages[member].note()

@@ -144,7 +144,9 @@ async def pay_stay(world: World, step: Step, member: str, reservation_id: str, o
 
 def _enrolment(member: str) -> Command:
     program_id, _, member_id = member.partition("/")
+    source = "hr" if member in EMPLOYEES else "website"  # Of the staff's programme HR is the master: nobody else may enrol.
+    now_ms = time.time_ns() // 1_000_000
     return Enrolment(
-        program_id=program_id, member_id=member_id, event_id=f"website:join:{member_id}", source_system="website",
-        occurred_at_ms=time.time_ns() // 1_000_000, attributes={"locale": "en"},
+        program_id=program_id, member_id=member_id, event_id=f"{source}:join:{member_id}", source_system=source,
+        occurred_at_ms=now_ms, attributes={"locale": "en"}, source_version=now_ms if source == "hr" else None,
     )  # fmt: skip

@@ -47,7 +47,7 @@ START = Chapter(
 CHAPTERS = (
     Chapter(
         "Guests and employees join",
-        "The group's website writes enrolments into a Kafka topic. The mobile app and the CRM hear of every one by a signed webhook.",
+        "The group's website, and HR for the staff, write enrolments into a Kafka topic. The mobile app and the CRM hear of every one by a signed webhook.",
         guests.enrol_members,
     ),
     Chapter(
@@ -99,6 +99,11 @@ CHAPTERS = (
         "The CRM is down",
         "Nobody else waits for it. What happens meanwhile is kept and delivered on its return, each member's events in order.",
         outages.crm_goes_down,
+    ),
+    Chapter(
+        "Only HR says who an employee is",
+        "HR masters the names, addresses and statuses of the staff's programme. What anybody else says of them is refused whole, and audited.",
+        staff.edit_profile,
     ),
     Chapter(
         "An employee leaves",

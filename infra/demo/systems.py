@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -122,6 +122,10 @@ class Api:
         """POST an operation on the membership as a whole, for example a merge."""
         return await self._post("member-operations", member, event_id, {"event_id": event_id, "source_system": "crm"} | fields)
 
+    async def change_profile(self, member: str, event_id: str, **fields: Any) -> Answer:
+        """POST a change of the profile or of the status."""
+        return await self._post("profile-changes", member, event_id, {"event_id": event_id} | fields)
+
     async def balance(self, member: str) -> dict[str, Any]:
         """GET the newest balance, as the cache has it; or the problem that was answered instead."""
         return await self._get(member, "/balance")
@@ -162,8 +166,18 @@ class HrSystem:
     async def deactivate(self, employee_id: str) -> str:
         """Somebody has left. The id of the command that follows. Raises CheckFailed."""
         now = datetime.now(UTC)
-        data = {"employee_id": employee_id, "last_day": f"{now:%Y-%m-%d}", "reason": "TERMINATION"}
-        body = orjson.dumps({"type": "worker.deactivated", "timestamp": now.isoformat(timespec="milliseconds"), "data": data})
+        return await self._post("worker.deactivated", now, {"employee_id": employee_id, "last_day": f"{now:%Y-%m-%d}", "reason": "TERMINATION"})
+
+    async def update(self, employee_id: str, at: datetime, **attributes: str) -> str:
+        """Somebody's record has changed, at a time that may be past. The id of the command that follows. Raises CheckFailed."""
+        return await self._post("worker.updated", at, {"employee_id": employee_id, "attributes": attributes})
+
+    async def reactivate(self, employee_id: str, at: datetime) -> str:
+        """Somebody has come back. The id of the command that follows. Raises CheckFailed."""
+        return await self._post("worker.reactivated", at, {"employee_id": employee_id})
+
+    async def _post(self, kind: str, at: datetime, data: Mapping[str, object]) -> str:
+        body = orjson.dumps({"type": kind, "timestamp": at.isoformat(timespec="milliseconds"), "data": data})
         webhook_id = f"msg_{uuid.uuid4().hex}"
         headers = signatures.headers(self._key, webhook_id, int(time.time()), body) | {"Content-Type": "application/json"}
         self._sent.note(f"hr:{webhook_id}")

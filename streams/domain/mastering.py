@@ -6,15 +6,14 @@ A part has a name: an attribute's, `segments`, `status` (enrolling included), `e
 
 from collections.abc import Iterable, Mapping
 
-from schemas.contract import EXTERNAL_IDS_PREFIX as EXTERNAL_IDS
-from schemas.contract import Command
+from schemas.contract import EXTERNAL_IDS_PREFIX, Command
 from schemas.records import Enrolment, ProfileChange
 from streams.domain.program import Program
 
 LOCAL = "local"
 """In place of a master: what a wider pattern covers is local all the same."""
 
-SEGMENTS, STATUS = "segments", "status"
+SEGMENTS, STATUS, EXTERNAL_IDS = "segments", "status", EXTERNAL_IDS_PREFIX
 
 
 def master_of(mastering: Mapping[str, str], name: str) -> str | None:

@@ -14,7 +14,8 @@ NAMES_MAX = 160
 STATUS_RANK = {MemberStatus.ACTIVE: 0, MemberStatus.SUSPENDED: 1, MemberStatus.LEFT: 2}
 """Of two statuses under one version the one that allows less counts."""
 
-Rank = tuple[bool, object]
+Word = int | str | tuple[str, ...]
+"""What an event says of one part, or what is there: comparable with what another one says of the same part."""
 
 
 def by_name(account: Account) -> dict[str, AttributeOrigin]:
@@ -28,8 +29,8 @@ def is_news(
     command: Enrolment | ProfileChange,
     name: str,
     *,
-    said: Rank,
-    current: Rank,
+    said: Word,
+    current: Word,
     is_master: bool,
 ) -> bool:
     """Whether the command's word on this part counts. `said` and `current` order what it says and what is there, for equal versions."""

@@ -27,7 +27,7 @@ from streams.domain.facts import (
 )
 from streams.domain.identity import address, derived_id
 from streams.domain.mastering import EXTERNAL_IDS, SEGMENTS, STATUS, master_of, names_of
-from streams.domain.origins import STATUS_RANK
+from streams.domain.origins import STATUS_RANK, Word
 from streams.domain.periods import instant, is_time_zone
 from streams.domain.refusals import Refusal
 from streams.domain.relays import origin_of
@@ -109,8 +109,8 @@ def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult
 
 def _is_news(book: Book, known: Mapping[str, AttributeOrigin], command: ProfileChange, name: str) -> bool:
     account = book.account
-    said: object
-    current: object
+    said: Word
+    current: Word
     if name == STATUS:
         assert command.status is not None
         said, current = STATUS_RANK.get(command.status, -1), STATUS_RANK.get(account.scheduled_status or account.status, -1)
