@@ -40,7 +40,7 @@ LIMIT {ENTRIES_MAX}
 FORMAT JSONEachRow
 """
 
-STATUS_STYLES = {"ACTIVE": "bold green", "SUSPENDED": "bold yellow", "MERGED": "bold cyan", "ERASED": "bold red"}
+STATUS_STYLES = {"ACTIVE": "bold green", "SUSPENDED": "bold yellow", "MERGED": "bold cyan", "ERASED": "bold red", "LEFT": "bold magenta"}
 
 Fields = Mapping[str, Any]
 
@@ -208,6 +208,7 @@ def render(account: Fields, entries: Sequence[Fields] | str) -> Iterator[Rendera
     if account.get("source") == "cache":
         yield Text("The worker that owns the account does not answer: this is all that the cache has.", "yellow")
     yield from _tables(account)
+    yield from _profile(account)
     yield from _ledger(entries)
 
 
@@ -234,6 +235,20 @@ def _head(account: Fields) -> Iterator[Text]:
         yield Text(f"in a pool: {_clean(account['pool_member_id'])} receives what this member earns")
     if account.get("segments"):
         yield Text(f"segments: {', '.join(map(_clean, account['segments']))}", "dim")
+
+
+def _profile(account: Fields) -> Iterator[RenderableType]:
+    """Each part of the profile, and where it came from."""
+    values = dict(account.get("attributes") or {}) | {f"external_ids.{kind}": value for kind, value in (account.get("external_ids") or {}).items()}
+    values |= {"segments": ", ".join(account.get("segments") or ()), "status": account["status"]}
+    rows = [
+        (
+            name, values.get(name, ""), origin["source_system"], "" if origin["source_version"] is None else str(origin["source_version"]),
+            origin["event_id"], _time(origin["occurred_at"]),
+        )
+        for name, origin in (account.get("origins") or {}).items()
+    ]  # fmt: skip
+    yield from _table("profile, and who had the last word", ("part", "value", "source", "version>", "event", "occurred"), rows)
 
 
 def _points(account: Fields) -> RenderableType:
@@ -297,6 +312,8 @@ def _tables(account: Fields) -> Iterator[RenderableType]:
 def _pending(lot: Fields) -> str:
     if not lot["pending"]:
         return ""
+    if lot.get("parked"):
+        return "until the suspension ends"
     return f"until {_time(lot['available_from'])}" if lot["available_from"] else "until it is activated"
 
 

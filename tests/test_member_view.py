@@ -111,9 +111,12 @@ def test_what_the_cache_has() -> None:
 
 def test_nothing_of_others_reaches_the_terminal_as_a_command() -> None:
     hostile = "\x1b]0;x\x07[red]y"
-    account = ACCOUNT | {"attributes": {"given_name": hostile}, "status_reason": hostile, "segments": [hostile]}
+    account = ACCOUNT | {
+        "attributes": {"given_name": hostile}, "status_reason": hostile, "segments": [hostile], "external_ids": {"card": hostile},
+        "origins": {"external_ids.card": {"source_system": hostile, "source_version": 1, "event_id": hostile, "occurred_at": "2026-11-22T03:40:00Z"}},
+    }  # fmt: skip
     text = text_of(account, [ENTRIES[0] | {"reason": hostile}])
-    assert "\x1b" not in text and "\x07" not in text and text.count("?]0;x?[red]y") == 4
+    assert "\x1b" not in text and "\x07" not in text and text.count("?]0;x?[red]y") == 7
 
 
 class Ingress(BaseHTTPRequestHandler):

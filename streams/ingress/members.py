@@ -8,7 +8,8 @@ import orjson
 from aiohttp import web
 
 from schemas.contract import ID_CHARACTERS_MAX, Problem
-from schemas.records import Account, Lot
+from schemas.records import Account, AttributeOrigin, Lot
+from streams.domain.origins import by_name
 from streams.domain.program import Program
 from streams.domain.tiers import outlook, qualifying_at
 from streams.errors import UnavailableError
@@ -119,6 +120,7 @@ def _whole(account: Account, program: Program, now_ms: int) -> dict[str, Any]:
                 "remaining": lot.remaining,
                 "held": lot.held,
                 "pending": lot.pending,
+                "parked": lot.parked,
                 "earned_at": format_time(lot.earned_at_ms),
                 "expires_at": _time(lot.expires_at_ms),
                 "available_from": _time(lot.available_from_ms),
@@ -143,9 +145,20 @@ def _whole(account: Account, program: Program, now_ms: int) -> dict[str, Any]:
         ],
         "attributes": dict(account.attributes),
         "segments": list(account.segments),
+        "external_ids": dict(account.external_ids),
+        "origins": {name: _origin(origin) for name, origin in sorted(by_name(account).items())},
         "active_offers": list(account.active_offers),
         "profile_version": account.profile_version,
         "enrolled_at": format_time(account.enrolled_at_ms),
+    }
+
+
+def _origin(origin: AttributeOrigin) -> dict[str, Any]:
+    return {
+        "source_system": origin.source_system,
+        "source_version": origin.source_version,
+        "event_id": origin.event_id,
+        "occurred_at": format_time(origin.occurred_at_ms),
     }
 
 

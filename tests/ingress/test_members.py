@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from schemas.records import Account, Hold, Lot, LotPart, MemberStatus, OfferUse, OpenVoucher
+from schemas.records import Account, AttributeOrigin, Hold, Lot, LotPart, MemberStatus, OfferUse, OpenVoucher
 from sinks import redis_cache
 from streams.domain.program import Program, Tier
 from streams.ingress import members
@@ -109,6 +109,10 @@ async def test_a_member_with_everything(service: Service, owners: list[StubOwner
         vouchers=(OpenVoucher(voucher_code="V-1", reward_code="SPA-DAY"),),
         offer_uses=(OfferUse(offer_id="double-points", period_starts_at_ms=0, uses=2, points=50, asked=True),),
         scheduled_status=MemberStatus.SUSPENDED, scheduled_at_ms=late_ms, scheduled_reason="the contract ends", pool_member_id="M-pool",
+        external_ids={"card": "6035"},
+        origins=(
+            AttributeOrigin(names=("external_ids.card", "status"), source_system="hr", source_version=7, event_id="hr:7", occurred_at_ms=EARNED_MS),
+        ),
     )  # fmt: skip
     own(owners, "M-all", whole)
     answer = await ask(service, "M-all", balance=False)
@@ -127,10 +131,15 @@ async def test_a_member_with_everything(service: Service, owners: list[StubOwner
         "holds": [{"hold_id": "h", "points": 31, "placed_at": "2026-11-22T03:40:00.000Z", "expires_at": "2026-11-23T03:40:00.000Z"}],
         "vouchers": [{"voucher_code": "V-1", "reward_code": "SPA-DAY", "expires_at": None}],
         "offers": [{"offer_id": "double-points", "uses": 2, "points": 50, "asked": True}],
+        "external_ids": {"card": "6035"},
+        "origins": {
+            name: {"source_system": "hr", "source_version": 7, "event_id": "hr:7", "occurred_at": "2026-11-22T03:40:00.000Z"}
+            for name in ("external_ids.card", "status")
+        },
     }  # fmt: skip
     assert [one["lot_id"] for one in answer.json["lots"]] == ["spent", "a", "b", "c", "d"]
     assert answer.json["lots"][2] == {
-        "lot_id": "b", "remaining": 20, "held": 0, "pending": True, "earned_at": "2026-11-22T03:40:00.000Z",
+        "lot_id": "b", "remaining": 20, "held": 0, "pending": True, "parked": False, "earned_at": "2026-11-22T03:40:00.000Z",
         "expires_at": "2026-11-23T03:40:00.000Z", "available_from": "2026-11-22T03:40:00.000Z",
     }  # fmt: skip
 

@@ -184,4 +184,8 @@ EVERY_KIND = {
         17, kind=LoyaltyEventKind.STATUS_SCHEDULED, points_delta=0, effective_at_ms=MOMENT_MS + 10**9
     ),
     LoyaltyEventKind.POOL_CHANGED: event(18, kind=LoyaltyEventKind.POOL_CHANGED, points_delta=0, counter_member_id="family-1"),
+    LoyaltyEventKind.MEMBER_LEFT: event(19, kind=LoyaltyEventKind.MEMBER_LEFT, points_delta=0),
+    LoyaltyEventKind.IDENTITY_CONFLICT: event(
+        20, kind=LoyaltyEventKind.IDENTITY_CONFLICT, points_delta=0, identity_type="card", counter_member_id="m-2"
+    ),
 }  # fmt: skip
