@@ -381,6 +381,8 @@ class KeepAccounts:
                 correlation_id = record.correlation_id
                 headers = {"correlation_id": correlation_id.encode()} if correlation_id else None
                 unit.send(topic, member_key(record.program_id, record.member_id), encode(record), headers)
+        for audit in settlement.audit_by_clock:
+            self._send_audit(audit, unit)
         if settlement.audit is not None:
             self._send_audit(settlement.audit, unit)
 

@@ -63,7 +63,9 @@ class Settlement:
     entries: tuple[LedgerEntry, ...] = ()
     profiles: tuple[MemberProfile, ...] = ()
     audit: SyncAudit | None
-    """None: for ticks, and while the budget of an offer is asked; the answer will have one."""
+    """Of the command. None: for ticks, and while the budget of an offer is asked; the answer will have one."""
+    audit_by_clock: tuple[SyncAudit, ...] = ()
+    """Of statuses that had been scheduled and have taken effect."""
 
 
 def settle(
@@ -176,7 +178,8 @@ def conclude(
     timers.catch_up(book)
     audit = None
     if not is_asked:
-        changes = outbound.changes_between(before, book.account)
+        # What has happened by itself until now is not the command's doing.
+        changes = outbound.changes_between(book.steps[own_from - 1].account if own_from else before, book.account)
         audit = outbound.audit(received, command, digest, result, outcome, recorded_at_ms, changes=changes)
     return finish(book, audit, recorded_at_ms, before)
 
@@ -198,6 +201,7 @@ def finish(book: Book, audit: SyncAudit | None, recorded_at_ms: int, before: Acc
         entries=tuple(book.entries),
         profiles=outbound.profiles(book.steps, recorded_at_ms),
         audit=audit,
+        audit_by_clock=outbound.audit_by_clock(book.steps, before, recorded_at_ms),
     )
 
 

@@ -27,7 +27,7 @@ from schemas.records import (
     Transaction,
 )
 from schemas.records import Cause as EventCause
-from streams.domain.book import Cause, Received, Step
+from streams.domain.book import CLOCK_STREAM, Cause, Received, Step
 from streams.domain.facts import (
     SILENT,
     CommandRefused,
@@ -51,7 +51,8 @@ from streams.domain.facts import (
 )
 from streams.domain.identity import event_id
 from streams.domain.lots import PARTS_SHOWN_MAX
-from streams.domain.mastering import EXTERNAL_IDS
+from streams.domain.mastering import EXTERNAL_IDS, STATUS
+from streams.domain.origins import by_name
 
 UNPERSONAL_ATTRIBUTES = frozenset({"locale", "time_zone"})
 """Attributes whose values the audit shows. All others are masked: what a programme keeps about its members is not for us to judge."""
@@ -205,6 +206,42 @@ def audit(
         partition=received.partition,
         offset=received.offset,
     )
+
+
+def audit_by_clock(steps: Sequence[Step], before: Account | None, recorded_at_ms: int) -> tuple[SyncAudit, ...]:
+    """A status that had been scheduled and has taken effect: from the system that scheduled it, by its event."""
+    audits = []
+    for number, (fact, account, cause) in enumerate(steps):
+        if isinstance(fact, StatusChanged) and cause.stream == CLOCK_STREAM:
+            earlier = steps[number - 1].account if number else before
+            scheduled = by_name(account).get(STATUS)
+            audits.append(
+                SyncAudit(
+                    audit_id=event_id(account.program_id, account.member_id, account.event_sequence),
+                    program_id=account.program_id,
+                    member_id=account.member_id,
+                    stream=cause.stream,
+                    command_id=cause.command_id,
+                    payload_hash="",
+                    source_system=scheduled.source_system if scheduled is not None else cause.source_system,
+                    result=CommandResult.APPLIED,
+                    detail=f"scheduled by {scheduled.event_id}" if scheduled is not None else None,
+                    source_version=scheduled.source_version if scheduled is not None else None,
+                    changes=tuple(changes_between(earlier, account)),
+                    sequence=account.event_sequence,
+                    points_delta=0,
+                    available_points=account.available_points,
+                    tier=account.tier,
+                    occurred_at_ms=cause.occurred_at_ms,
+                    ingested_at_ms=cause.ingested_at_ms,
+                    recorded_at_ms=recorded_at_ms,
+                    correlation_id=cause.correlation_id,
+                    topic="",
+                    partition=0,
+                    offset=0,
+                )
+            )
+    return tuple(audits)
 
 
 NUMBERS_AND_STATES = (
