@@ -145,7 +145,8 @@ class KeepAccounts:
             partition=one.partition,
             offset=one.offset,
             ingested_at_ms=one.timestamp_ms,
-            correlation_id=one.header("correlation_id"),
+            # What a producer sent without one is known by its place from here on.
+            correlation_id=one.header("correlation_id") or f"{one.topic}-{one.partition}-{one.offset}",
         )
 
     def _check(self, one: Input, command: Command) -> tuple[str, str] | None:
