@@ -14,7 +14,7 @@ TARGET = Path(__file__).parent / "records.py"
 WIDTH = 140
 PRIMITIVES = {"string": "str", "long": "int", "int": "int", "boolean": "bool", "bytes": "bytes", "double": "float"}
 
-COPIED = {"Account", "Lot", "Outcome"}
+COPIED = {"Account", "DeliveryAudit", "Lot", "Outcome", "PartitionClock", "SyncAudit"}
 """Records of which the ledger makes changed copies, several for each command: they get a method for that."""
 
 HEADER = '''"""Generated from avro/*.avsc by `python -m schemas.generate`. Do not edit: change the schema and generate again."""

@@ -391,7 +391,7 @@ class KeepAccounts:
         """As the next link of this partition's chain."""
         clock = self._now()
         audit = chained(audit, clock.audit_number + 1, clock.audit_hash)
-        self._tables.clock[CLOCK_KEY] = replace(clock, audit_number=audit.chain_number, audit_hash=audit.record_hash)
+        self._tables.clock[CLOCK_KEY] = clock.but(audit_number=audit.chain_number, audit_hash=audit.record_hash)
         headers = {"correlation_id": audit.correlation_id.encode()} if audit.correlation_id else None
         unit.send(self._audit, member_key(audit.program_id, audit.member_id), self._codec.encode(audit), headers)
 

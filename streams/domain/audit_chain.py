@@ -5,8 +5,8 @@ as well as the topic.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
+from operator import attrgetter
 from typing import TypeVar
 
 import orjson
@@ -26,16 +26,17 @@ DELIVERY_AUDIT_FIELDS = (
     "command_id", "source_system", "changed_attributes", "occurred_at_ms", "ingested_at_ms", "recorded_at_ms", "ended_at_ms", "correlation_id",
 )  # fmt: skip
 HASHED: dict[type, tuple[str, ...]] = {SyncAudit: SYNC_AUDIT_FIELDS, DeliveryAudit: DELIVERY_AUDIT_FIELDS}
+_VALUES = {record: attrgetter(*names) for record, names in HASHED.items()}
 
 
 def chained(record: Record, number: int, previous_hash: str) -> Record:
     """The record as link `number`, from 1, of a chain."""
-    return replace(record, chain_number=number, previous_hash=previous_hash, record_hash=hash_of(record, number, previous_hash))
+    return record.but(chain_number=number, previous_hash=previous_hash, record_hash=hash_of(record, number, previous_hash))
 
 
 def hash_of(record: SyncAudit | DeliveryAudit, number: int, previous_hash: str) -> str:
     """What record_hash must be for this number and predecessor: SHA-256 in hex."""
-    return hash_of_values([getattr(record, name) for name in HASHED[type(record)]], number, previous_hash)
+    return hash_of_values(_VALUES[type(record)](record), number, previous_hash)
 
 
 def hash_of_values(values: Sequence[object], number: int, previous_hash: str) -> str:
