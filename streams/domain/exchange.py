@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from schemas.contract import Command
 from schemas.records import Account, CommandResult, LotPart, MemberStatus, OfferActivation, Outcome, Relay, RelayKind, Transaction
-from streams.domain import desk, ledger, membership, offers, tiers, timers
+from streams.domain import desk, identities, ledger, membership, offers, tiers, timers
 from streams.domain.accounts import brought_up
 from streams.domain.book import Book, Received, is_asked, is_remembered
 from streams.domain.desk import Rows, Settlement
@@ -25,12 +25,22 @@ def receive(
     clock_ms: int,
     recorded_at_ms: int,
 ) -> Settlement:
-    """Take what another member's partition passes on. `received.command` is the command of a FORWARD or of a BUDGET_ANSWER, as it was.
+    """Take what another member's partition passes on. `received.command` is the command of a FORWARD, an ADDRESSED or a BUDGET_ANSWER, as
+    it was.
 
     What cannot be taken goes back to where it came from: it is never dropped.
     """
     account = brought_up(account)
+    if relay.kind is RelayKind.ADDRESSED:
+        assert account is not None, "who claimed an external id exists"
+        own = identities.under_number(received, relay.member_id)
+        return desk.settle(account, own, rows=rows, programs=programs, clock_ms=clock_ms, recorded_at_ms=recorded_at_ms)
     now_ms = max(received.ingested_at_ms, clock_ms, account.clock_ms if account is not None else 0)
+    if relay.kind is RelayKind.IDENTITY_REFUSED:
+        assert account is not None, "who claimed an external id exists"
+        return _identity_refused(account, relay, received, rows, programs, now_ms, recorded_at_ms)
+    if relay.kind is RelayKind.FORWARD:
+        received = identities.under_number(received, relay.from_member_id)
     key = transaction_key(relay.program_id, relay.member_id, "\x00" + relay.relay_id)
     if key in rows.outcomes:
         return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
@@ -75,6 +85,22 @@ def receive(
     )  # fmt: skip
     book.touch(clock_ms=now_ms)
     timers.catch_up(book)
+    return desk.finish(book, None, recorded_at_ms, account)
+
+
+def _identity_refused(
+    account: Account, relay: Relay, received: Received, rows: Rows, programs: Sequence[Program], now_ms: int, recorded_at_ms: int
+) -> Settlement:
+    """At the claimant itself, also when it was merged meanwhile: its external ids stay in its own partition."""
+    cause = cause_of(relay, received.stream, received.ingested_at_ms)
+    book = Book(
+        account, cause, None, programs=programs, now_ms=now_ms, recorded_at_ms=recorded_at_ms, outcomes=rows.outcomes, vouchers=rows.vouchers
+    )
+    if not identities.holds(account, relay):
+        return Settlement(account=account, outcomes={}, vouchers={}, audit=None)
+    timers.advance(book)
+    identities.refuse(book, relay)
+    book.touch(clock_ms=now_ms)
     return desk.finish(book, None, recorded_at_ms, account)
 
 

@@ -1,5 +1,6 @@
 """Keys, ids and hashes: all derived from what a command says, so that a repetition and a rebuild make the same ones."""
 
+import hmac
 from hashlib import sha256
 
 import orjson
@@ -67,6 +68,11 @@ def _text_id(text: str) -> str:
 def voucher_key(program_id: str, member_id: str, voucher_code: str) -> bytes:
     """Key in the vouchers table."""
     return member_key(program_id, member_id) + f"{SEPARATOR}v:{voucher_code}".encode()
+
+
+def pseudonym(key: bytes, *parts: str) -> str:
+    """What stands for something personal: always the same for the same parts, and nothing to whoever has not the key. 32 hex characters."""
+    return hmac.new(key, SEPARATOR.join(parts).encode(), sha256).hexdigest()[:HASH_CHARACTERS]
 
 
 def address(kind: str, value: str) -> str:
