@@ -22,6 +22,9 @@ SOURCE_LAG_SECONDS = Histogram(
 TICKS = Counter("loyalty_ticks", "Ticks handled by the worker.", ["partition"])
 DUE_MEMBERS = Counter("loyalty_due_members", "Rows of the due table that ticks have looked at.", ["partition"])
 RELAYS = Counter("loyalty_relays", "Records passed between members' partitions, as they arrive.", ["kind"])
+IDENTITY_CONFLICTS = Counter("loyalty_identity_conflicts", "External ids that a member claimed and that led to another one already.")
+WAITING_COMMANDS = Gauge("loyalty_waiting_commands", "Commands that wait for an enrolment or an external id, at the last count.", ["partition"])
+WAITING_OLDEST_SECONDS = Gauge("loyalty_waiting_oldest_seconds", "How long the oldest of them has waited; 0: none waits.", ["partition"])
 DEAD_LETTERS = Counter("loyalty_dead_letters", "Records given up, by process, stage and reason.", ["processor", "stage", "reason"])
 
 SINK_RECORDS = Counter("loyalty_sink_records", "Records a sink has finished, by what became of them.", ["sink", "verdict"])

@@ -21,6 +21,7 @@ from schemas.records import (
     DeadLetterStage,
     Due,
     Enrolment,
+    MemberOperation,
     PartitionClock,
     ProgramVersion,
     ProgramVersions,
@@ -32,7 +33,7 @@ from schemas.records import (
     WaitingCommands,
 )
 from streams import metrics, topics
-from streams.domain import budgets, desk, exchange, rules
+from streams.domain import budgets, desk, exchange, identities, rules
 from streams.domain.audit_chain import chained
 from streams.domain.book import is_remembered
 from streams.domain.desk import Received, Rows, Settlement
@@ -54,6 +55,8 @@ DUE_TIME_BYTES = 8
 NO_CLOCK = PartitionClock(now_ms=0)
 RELAYED_COMMANDS = frozenset({RelayKind.FORWARD, RelayKind.BUDGET_ASK})
 """Relays that carry the command they came from."""
+IDENTITY_RELAYS = frozenset({RelayKind.IDENTITY_CLAIM, RelayKind.IDENTITY_RELEASE})
+WAITING_ROWS_PER_TICK = 50  # A thousand rows are counted anew every twenty seconds, by a hundredth of a partition's time.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,15 @@ class Tables:
     clock: Any
     programs: Any
     identities: Any
+
+
+@dataclass(slots=True)
+class Walk:
+    """How far one partition's waiting table was counted since the walk began."""
+
+    cursor: bytes = b""
+    commands: int = 0
+    oldest_ms: int | None = None
 
 
 def now_ms() -> int:
@@ -111,6 +123,7 @@ class KeepAccounts:
         """Partitions in which more was due than the last tick had room for. A hint for whoever makes the ticks, as is the next one."""
         self.ticks: Counter[int] = Counter()
         """Ticks handled, by partition; those of units that were done again count twice."""
+        self._walks: dict[int, Walk] = {}
 
     def handle(self, one: Input, unit: Unit) -> None:
         """Decide one record, store its effect and send its results."""
@@ -129,10 +142,15 @@ class KeepAccounts:
             self._send_dead_letter(one, DeadLetterStage.CONTRACT, *refusal, unit)
             return
         received = self._received(one, command)
+        if identities.is_address(command.member_id):
+            self._addressed(one, command, received, unit)
+            return
         settlement = self._settle(one.partition, command, received)
         if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
             self._park(one, received, settlement, unit)
             return
+        if settlement.account is None and isinstance(command, MemberOperation) and self._tables.waiting.get(one.key or b"") is not None:
+            del self._tables.waiting[one.key or b""]  # An erasure: nobody is enrolled, and nothing is to be kept for anybody who will be.
         self._send(settlement, one.value, received, unit)
         if isinstance(command, Enrolment) and settlement.audit is not None and settlement.audit.result is CommandResult.APPLIED:
             self._release(one.partition, one.key or b"", unit)
@@ -178,6 +196,13 @@ class KeepAccounts:
             recorded_at_ms=recorded_at_ms,
         )
         self._store(key, account, settlement)
+        self._measure(received, settlement, account, recorded_at_ms)
+        return settlement
+
+    def _measure(self, received: Received, settlement: Settlement, account: Account | None, recorded_at_ms: int) -> None:
+        """What became of a command, and how long it took. `account` is as it was before."""
+        command = received.command
+        assert command is not None, "what is measured was decided"
         if settlement.audit is not None:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("command.decided", extra=_decision_fields(received, settlement.audit))
@@ -186,7 +211,32 @@ class KeepAccounts:
                 metrics.SUSPENSION_SECONDS.observe(max(0, recorded_at_ms - received.ingested_at_ms) / 1000)
         _source_lag(received.stream, command.source_system).observe(max(0, received.ingested_at_ms - command.occurred_at_ms) / 1000)
         _decision_seconds(received.stream).observe(max(0, recorded_at_ms - received.ingested_at_ms) / 1000)
-        return settlement
+
+    def _addressed(self, one: Input, command: Command, received: Received, unit: Unit) -> None:
+        """A command that names its member by an external id: on to whom the id leads to. As long as that is nobody, it waits here."""
+        program = self._program(one.partition, command.program_id, one.timestamp_ms)
+        row = self._tables.identities.get(identities.identity_key(program, command.member_id))
+        if row is not None:
+            self._send_relay(identities.addressed(row, received, one.value or b""), unit)
+            return
+        # What is published about it does not show the id.
+        shown = replace(received, command=replace(command, member_id=identities.shown(program, command.member_id)))
+        recorded_at_ms = self._clock_ms()
+        settlement = desk.settle(
+            None, shown, rows=self._rows, programs=self._versions(one.partition, command.program_id), clock_ms=self._now().now_ms,
+            recorded_at_ms=recorded_at_ms,
+        )  # fmt: skip
+        self._measure(shown, settlement, None, recorded_at_ms)
+        if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING:
+            self._park(one, received, settlement, unit)
+            return
+        if self._tables.waiting.get(one.key or b"") is not None:
+            del self._tables.waiting[one.key or b""]  # An erasure of who never came.
+        self._send(settlement, None, shown, unit)
+
+    def _program(self, partition: int, program_id: str, at_ms: int) -> Program:
+        """The rules in force now."""
+        return in_force(self._versions(partition, program_id), max(at_ms, self._now().now_ms))
 
     def _store(self, key: bytes, before: Account | None, settlement: Settlement) -> None:
         tables, account = self._tables, settlement.account
@@ -256,6 +306,7 @@ class KeepAccounts:
             self._due(one.partition, int.from_bytes(key[:DUE_TIME_BYTES], "big"), due, one.timestamp_ms, unit)
         is_behind = len(rows) == tick.due_members_max
         (self.behind.add if is_behind else self.behind.discard)(one.partition)
+        self._count_waiting(one.partition, one.timestamp_ms)
         cursor, aged = self._forget(one.partition, clock.outcomes_cursor, tick.outcomes_max, now)
         # New rows are for later than now, so that none ever lies before the cursor.
         tables.clock[CLOCK_KEY] = replace(
@@ -288,6 +339,28 @@ class KeepAccounts:
                 aged += 1
         return (rows[-1][0] + b"\0" if len(rows) == rows_max else None), aged
 
+    def _count_waiting(self, partition: int, ingested_at_ms: int) -> None:
+        """Walk on through what waits; at the end, say how much it was. Published by the walk, not by whoever scrapes."""
+        walk = self._walks.setdefault(partition, Walk())
+        rows = self._tables.waiting.scan(walk.cursor, None, WAITING_ROWS_PER_TICK)
+        for _, row in rows:
+            walk.commands += len(row.commands)
+            for parked in row.commands[:1]:
+                walk.oldest_ms = parked.ingested_at_ms if walk.oldest_ms is None else min(walk.oldest_ms, parked.ingested_at_ms)
+        if len(rows) == WAITING_ROWS_PER_TICK:
+            walk.cursor = rows[-1][0] + b"\0"
+            return
+        metrics.WAITING_COMMANDS.labels(partition).set(walk.commands)
+        age_ms = 0 if walk.oldest_ms is None else max(0, ingested_at_ms - walk.oldest_ms)
+        metrics.WAITING_OLDEST_SECONDS.labels(partition).set(age_ms / 1000)
+        self._walks[partition] = Walk()
+
+    def leave(self, partition: int) -> None:
+        """Another worker owns the partition: what waits there is told of by that one."""
+        self._walks.pop(partition, None)
+        for gauge in (metrics.WAITING_COMMANDS, metrics.WAITING_OLDEST_SECONDS):
+            gauge.remove_by_labels({"partition": str(partition)})
+
     def _relay(self, one: Input, unit: Unit) -> None:
         """What another member's partition passes on."""
         relay: Relay = one.record
@@ -297,6 +370,9 @@ class KeepAccounts:
             program = in_force(versions, max(one.timestamp_ms, self._now().now_ms))
             self._tables.budgets[key], reply = budgets.answer(self._tables.budgets.get(key), relay, program)
             self._send_relay(reply, unit)
+            return
+        if relay.kind in IDENTITY_RELAYS:
+            self._identify(one, relay, key, unit)
             return
         origin = relay.origin
         topic = self._streams.get(origin.topic)
@@ -309,17 +385,44 @@ class KeepAccounts:
             topic=origin.topic or one.topic,
             partition=origin.partition if origin.topic else one.partition,
             offset=origin.offset if origin.topic else one.offset,
-            ingested_at_ms=one.timestamp_ms,
+            # How the sender named the member is no reason to count from later on.
+            ingested_at_ms=origin.ingested_at_ms if relay.kind is RelayKind.ADDRESSED else one.timestamp_ms,
             correlation_id=origin.correlation_id,
             released=origin.released,
         )
-        account = self._tables.accounts.get(key)
+        account, recorded_at_ms = self._tables.accounts.get(key), self._clock_ms()
         settlement = exchange.receive(
-            account, relay, received, rows=self._rows, programs=versions, clock_ms=self._now().now_ms, recorded_at_ms=self._clock_ms()
+            account, relay, received, rows=self._rows, programs=versions, clock_ms=self._now().now_ms, recorded_at_ms=recorded_at_ms
         )
         self._store(key, account, settlement)
         metrics.RELAYS.labels(relay.kind.value).inc()
+        if relay.kind is RelayKind.ADDRESSED:
+            self._measure(received, settlement, account, recorded_at_ms)
+        elif relay.kind is RelayKind.IDENTITY_REFUSED and settlement.profiles:
+            metrics.IDENTITY_CONFLICTS.inc()
         self._send(settlement, origin.value, received, unit)
+
+    def _identify(self, one: Input, relay: Relay, key: bytes, unit: Unit) -> None:
+        """A member claims an external id of this partition, or lets go of it. Who has it now receives what waited for it."""
+        tables = self._tables
+        now = max(one.timestamp_ms, self._now().now_ms)
+        program = self._program(one.partition, relay.program_id, one.timestamp_ms)
+        metrics.RELAYS.labels(relay.kind.value).inc()
+        known = identities.relay_key(program, relay)
+        if known in tables.outcomes:
+            return
+        tables.outcomes[known] = identities.noted(now)
+        row_key = identities.identity_key(program, relay.member_id)
+        before = tables.identities.get(row_key)
+        claimed = identities.take(before, relay, now)
+        if claimed.refusal is not None:
+            self._send_relay(claimed.refusal, unit)
+        if claimed.row is not None:
+            tables.identities[row_key] = claimed.row
+            for received, value in self._unpark(key):
+                self._send_relay(identities.addressed(claimed.row, received, value), unit)
+        elif before is not None:
+            del tables.identities[row_key]
 
     def _park(self, one: Input, received: Received, settlement: Settlement, unit: Unit) -> None:
         """Keep the command of a member who is not enrolled, as it came."""
@@ -342,17 +445,23 @@ class KeepAccounts:
         self._send(settlement, one.value, received, unit)
 
     def _release(self, partition: int, key: bytes, unit: Unit) -> None:
-        """Decide what waited for this enrolment, in the order of arrival."""
+        """Decide what waited for this enrolment."""
+        for received, value in self._unpark(key):
+            assert received.command is not None, "what waits are commands"
+            self._send(self._settle(partition, received.command, received), value, received, unit)
+
+    def _unpark(self, key: bytes) -> list[tuple[Received, bytes]]:
+        """Take what waited under a key, in the order of arrival, with the records as they came."""
         row = self._tables.waiting.get(key)
         if row is None:
-            return
+            return []
         del self._tables.waiting[key]
+        unparked = []
         for parked in row.commands:
             topic = self._streams[parked.topic]
-            command = self._codec.decode(parked.value, topic.record)
             received = Received(
                 stream=topic.stream,
-                command=command,
+                command=self._codec.decode(parked.value, topic.record),
                 topic=parked.topic,
                 partition=parked.partition,
                 offset=parked.offset,
@@ -360,7 +469,8 @@ class KeepAccounts:
                 correlation_id=parked.correlation_id,
                 released=True,
             )
-            self._send(self._settle(partition, command, received), parked.value, received, unit)
+            unparked.append((received, parked.value))
+        return unparked
 
     def _send(self, settlement: Settlement, value: bytes | None, received: Received | None, unit: Unit) -> None:
         """`value` is the record that was decided, for relays that carry it."""
