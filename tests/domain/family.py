@@ -68,11 +68,11 @@ class Family:
             relay = self.under_way.pop(0)
             self.delivered.append(relay)
             waiting = len(self.under_way)
-            self._hand_over(relay)
+            self.hand_over(relay)
             if twice and not relay.member_id.startswith("\0"):
                 shell, first = self.shell(relay.member_id), self.under_way[waiting:]
                 before = shell.account, dict(shell.outcomes), list(shell.events), list(shell.entries), dict(shell.vouchers)
-                self._hand_over(relay)
+                self.hand_over(relay)
                 assert (shell.account, shell.outcomes, shell.events, shell.entries, shell.vouchers) == before
                 again = self.under_way[waiting + len(first) :]
                 assert again in ([], first)
@@ -102,7 +102,8 @@ class Family:
     def _pass(self, at_ms: int | None) -> None:
         self.now_ms = self.now_ms + 1 if at_ms is None else at_ms
 
-    def _hand_over(self, relay: Relay) -> None:
+    def hand_over(self, relay: Relay) -> None:
+        """One relay to whom it is for; what follows from it is under way."""
         if relay.kind is RelayKind.BUDGET_ASK:
             now = in_force((self.program,), self.now_ms)
             self.budgets[relay.member_id], answer = budgets.answer(self.budgets.get(relay.member_id), relay, now)

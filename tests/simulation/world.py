@@ -25,7 +25,7 @@ NAMES = {topic.stream: topic.name(PREFIX) for topic in topics.ALL}
 RECORDS = {topic.name(PREFIX): topic.record for topic in topics.ALL}
 SOURCES = tuple(NAMES[topic.stream] for topic in topics.SOURCES)
 RELAYS, PROGRAMS, TICKS = NAMES[topics.RELAYS.stream], NAMES[topics.PROGRAMS.stream], NAMES[topics.TICKS.stream]
-ORDERED = frozenset({"due", "outcomes"})
+ORDERED = frozenset({"due", "outcomes", "waiting"})
 """Tables that are scanned."""
 
 AVRO = Codec(LocalRegistry())
