@@ -68,8 +68,11 @@ class World:
 
     def arrive(self, place: int, *, twice: bool = False) -> None:
         """The next relay of one of the ways that are not empty."""
-        way = sorted(way for way, queue in self.queues.items() if queue)
-        source, target = way[place % len(way)]
+        ways = sorted(way for way, queue in self.queues.items() if queue)
+        self.arrive_from(*ways[place % len(ways)], twice=twice)
+
+    def arrive_from(self, source: str, target: str, *, twice: bool = False) -> None:
+        """The next relay of this way."""
         relay = self.queues[source, target].popleft()
         self.arrived.append(relay)
         for _ in range(1 + twice):
@@ -90,11 +93,11 @@ class World:
 
     def settle(self) -> None:
         for _ in range(1_000):
-            ways = sorted(way for way, queue in self.queues.items() if queue)
+            ways = [way for way, queue in self.queues.items() if queue]
             if not ways:
                 return
             # What has waited longest is next: no way is left out for ever.
-            self.arrive(ways.index(min(ways, key=lambda way: self.sent[self.queues[way][0].relay_id])))
+            self.arrive_from(*min(ways, key=lambda way: self.sent[self.queues[way][0].relay_id]))
         raise AssertionError("relays go round for ever")
 
     def _take(self, relay: Relay) -> None:
@@ -261,6 +264,29 @@ def test_a_refusal_of_an_older_claim_does_not_take_what_was_granted_since() -> N
     world.queues[CARD, "m-2"] = refusal
     world.settle()
     assert (world.owner(), world.family.account("m-2").external_ids) == ("m-2", {"card": "4711"})
+    world.check()
+
+
+def test_who_is_refused_lets_go_of_what_a_claim_under_way_may_still_win() -> None:
+    world = World("m-1", "m-2")
+    world.link("m-1", "4711")
+    world.settle()
+    world.link("m-2", "4711")
+    world.arrive(0)
+    first_refusal = world.queues.pop((CARD, "m-2"))
+    world.link("m-2", None)
+    world.link("m-2", "4711")
+    for _ in range(2):
+        world.arrive_from("m-2", CARD)
+    world.queues[CARD, "m-2"].extendleft(first_refusal)
+    for _ in range(2):  # The first one makes the member ask again, the second one is about the newest word.
+        world.arrive_from(CARD, "m-2")
+    assert world.family.account("m-2").external_ids == {}
+    world.link("m-1", None)
+    world.arrive_from("m-1", CARD)
+    assert world.owner() is None
+    world.settle()
+    assert world.owner() is None
     world.check()
 
 
