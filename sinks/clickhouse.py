@@ -3,7 +3,8 @@
 Each topic has its own table, consumer group and pace. Rows go in by large inserts, offsets are committed after them, and the order of
 each table identifies its records: what is read again replaces itself, so that under FINAL replays change nothing.
 
-An erasure takes its member's older profile versions out of the table, and out of every part on disk, before its offset is committed.
+An erasure takes its member's older profile versions out of the table, and out of every part on disk, before its offset is committed; so it
+does with the reasons that senders gave for what they did.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from schemas.records import DeadLetter, LedgerEntry, LotPart, LoyaltyEvent, MemberProfile, ProfileOperation, SyncAudit
+from schemas.records import DeadLetter, LedgerEntry, LotPart, LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation, SyncAudit
 from sinks import migrations
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.batches import run_batches
@@ -65,6 +66,8 @@ class Table:
     """Record -> its columns. Pure."""
     erasable: bool = False
     """Its records are versions of members, and an ERASE ends all that came before it."""
+    words: str = ""
+    """Column with what a command's sender wrote, which may be about a person: emptied when the member is erased."""
 
 
 def _lots(lots: Sequence[LotPart]) -> list[Lot]:
@@ -210,7 +213,7 @@ def _dead_letter(letter: DeadLetter) -> Row:
 
 TABLES = (
     Table("ledger_entries", topics.LEDGER_ENTRIES, _ledger_entry),
-    Table("loyalty_events", topics.EVENTS, _loyalty_event),
+    Table("loyalty_events", topics.EVENTS, _loyalty_event, words="command_reason"),
     Table("member_profile_history", topics.PROFILES, _member_profile, erasable=True),
     Table("sync_audit", topics.SYNC_AUDIT, _sync_audit),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
@@ -327,6 +330,11 @@ class History:
                 receipts[number] = Receipt(verdict=Verdict.REFUSED, reason="ROW_INVALID", detail=str(error))
         for number, receipt in self._insert_halving(good):
             receipts[number] = receipt
+        if self.table.words and (gone := [item.record for item in items if item.record.kind is LoyaltyEventKind.MEMBER_ERASED]):
+            try:
+                self._empty_words(gone)
+            except (ClickHouseError, OSError) as error:
+                return [self._again(error)] * len(items)
         if erasing:
             # Behind the insert: from here on the ERASE row in the table keeps older versions out.
             try:
@@ -401,6 +409,16 @@ class History:
             settings |= {"mutations_sync": 2}  # It returns when all replicas are done: the offsets are committed then.
             client.command(f"ALTER TABLE {self.table.name} DELETE WHERE {older}", parameters=parameters, settings=settings)
             log.info("history.erased", extra={"table": self.table.name, "members": len(erasing)})
+
+    def _empty_words(self, gone: Sequence[LoyaltyEvent]) -> None:
+        """Take the senders' words out of all events of these members: by a mutation, as `_remove` does, and for the same reason."""
+        named = f"(program_id, member_id) IN %(members)s AND {self.table.words} IS NOT NULL"
+        parameters = {"members": sorted({(event.program_id, event.member_id) for event in gone})}
+        client, settings = self._connected(), {"max_query_size": QUERY_BYTES_MAX}
+        if client.query(f"SELECT 1 FROM {self.table.name} WHERE {named} LIMIT 1", parameters=parameters, settings=settings).result_rows:
+            settings |= {"mutations_sync": 2}
+            client.command(f"ALTER TABLE {self.table.name} UPDATE {self.table.words} = NULL WHERE {named}", parameters=parameters, settings=settings)
+            log.info("history.erased", extra={"table": self.table.name, "members": len(parameters["members"])})
 
     def _insert(self, rows: Sequence[Row]) -> None:
         client = self._connected()

@@ -21,6 +21,9 @@ ELSEWHERE = {
     "up": ("infra.up", "up", "Start the embedded stack and the pipeline; stop them with Ctrl-C."),
     "sql": ("infra.sql", "sql", "Query the history in ClickHouse."),
     "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),
+    "reconcile": ("streams.reconciliation.command", "reconcile", "Compare the members with a source's export, and say why they differ."),
+    "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
+    "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
 }
 

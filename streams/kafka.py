@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec
 
 from streams import topics
 from streams.errors import ConfigurationError, UnavailableError
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 ADMIN_TIMEOUT_S = 30
 ASK_TIMEOUT_S = 3.0
 BROKER_WAIT_FIRST_S, BROKER_WAIT_MAX_S = 0.2, 5.0
+SET_ON_THE_TOPIC = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
 # librdkafka's default partitioner is not Java's: with it, a Java producer and ours would put one member into two partitions.
 PARTITIONER = "murmur2_random"
 
@@ -75,9 +76,9 @@ def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) 
 
 
 def ensure_topics(settings: Settings, wanted: Iterable[Topic] = topics.ALL, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> None:
-    """Create the topics that are missing, and check the partition count of those that exist.
+    """Create the topics that are missing, check the partition count of those that exist, and give them what their configuration lacks.
 
-    `changelogs` maps further full topic names to their configuration. Safe to call from several processes at once. Raises
+    `changelogs` maps further full topic names to their configuration. What an operator has set on a topic stays as it is. Safe to call from several processes at once. Raises
     ConfigurationError naming every topic whose partition count differs from LOYALTY_KAFKA_PARTITIONS, and UnavailableError.
     """
     configs = {topic.name(settings.topic_prefix): dict(topic.config) for topic in wanted}
@@ -98,6 +99,29 @@ def ensure_topics(settings: Settings, wanted: Iterable[Topic] = topics.ALL, chan
     ]
     if wrong:
         raise ConfigurationError(*wrong)
+    _complete(settings, {name: config for name, config in configs.items() if name in existing and config})
+
+
+def _complete(settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> None:
+    """Set on topics of an earlier version what was not set on them. Without the right to do so it is an operator's to do: a log line says what."""
+    admin = AdminClient(client_config(settings))
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in configs]
+    altered = []
+    try:
+        for resource, future in (admin.describe_configs(resources, request_timeout=ADMIN_TIMEOUT_S) if resources else {}).items():
+            found = future.result()
+            missing = {
+                key: value for key, value in configs[resource.name].items() if key not in found or found[key].source != SET_ON_THE_TOPIC
+            }
+            if missing:
+                entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in missing.items()]
+                altered.append(ConfigResource(ConfigResource.Type.TOPIC, resource.name, incremental_configs=entries))
+                log.info("topic.completed", extra={"topic": resource.name, "set": missing})
+        for future in (admin.incremental_alter_configs(altered, request_timeout=ADMIN_TIMEOUT_S) if altered else {}).values():
+            future.result()
+    except KafkaException as error:
+        wanted = {resource.name: dict(configs[resource.name]) for resource in altered or resources}
+        log.warning("topic.not_completed", extra={"reason": str(error), "wanted": wanted})
 
 
 async def wait_for_topics(settings: Settings, stop: asyncio.Event, *, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> bool:

@@ -13,7 +13,10 @@
 | programs   | program_id                                            | ProgramVersions | the rules, the same in every partition               |
 """
 
-from schemas.records import Account, Budget, Due, Identity, Outcome, PartitionClock, ProgramVersions, Voucher, WaitingCommands
+from collections.abc import Callable
+from typing import Any
+
+from schemas.records import Account, Budget, Due, Identity, MemberStatus, Outcome, PartitionClock, ProgramVersions, Voucher, WaitingCommands
 from streams.settings import Settings
 
 TABLES: dict[str, type] = {
@@ -21,9 +24,24 @@ TABLES: dict[str, type] = {
     "clock": PartitionClock, "programs": ProgramVersions, "identities": Identity,
 }  # fmt: skip
 
+FORGET: dict[str, Callable[[Any], bool]] = {
+    "accounts": lambda account: account is not None and account.status is MemberStatus.ERASED,
+    "waiting": lambda row: row is None,
+    "identities": lambda row: row is None,
+}
+"""Rows of which no older version may stay on a worker's disk: what is personal in it is gone once the log says so."""
+
 # Compaction keeps the last row of each key; tombstones stay a day, so that a local state that is younger than that misses none.
 DELETIONS_KEPT_S = 24 * 3600
-CHANGELOG_CONFIG = {"cleanup.policy": "compact", "delete.retention.ms": str(DELETIONS_KEPT_S * 1000)}
+# What was overwritten is gone from the brokers' disks two days later: a segment takes records for a day, and is compacted when its first
+# record is a day old, whatever else there is to compact. A segment only ends when a record comes: the engine sees to one a day.
+COMPACTION_LAG_MAX_S = 24 * 3600
+CHANGELOG_CONFIG = {
+    "cleanup.policy": "compact",
+    "delete.retention.ms": str(DELETIONS_KEPT_S * 1000),
+    "segment.ms": str(COMPACTION_LAG_MAX_S * 1000),
+    "max.compaction.lag.ms": str(COMPACTION_LAG_MAX_S * 1000),
+}
 
 
 def changelog_name(app_id: str, table: str) -> str:

@@ -85,7 +85,10 @@ LEDGER_ENTRIES = _outbound(
 )
 PROFILES = _outbound(
     "profiles", MemberProfile, "Profile versions, whole; the only outbound topic with personal data.", "sink: clickhouse",
-    cleanup_policy="compact", min_compaction_lag_ms=str(7 * DAY_MS),
+    cleanup_policy="compact",
+    # Each version can be read for a week. What an erasure has ended is gone from the brokers' disks within ten days: a segment takes records
+    # for a day, ends with the engine's record of the next day at the latest, and is compacted when all of it is a week old.
+    min_compaction_lag_ms=str(7 * DAY_MS), max_compaction_lag_ms=str(7 * DAY_MS), segment_ms=str(DAY_MS),
 )
 SYNC_AUDIT = _outbound(
     "sync-audit", SyncAudit, "What became of every inbound event.", "sink: clickhouse; ingress, for waiting clients",

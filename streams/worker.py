@@ -1,7 +1,6 @@
 """settings + configuration -> the worker process: engine, tables, agent, and the HTTP port that answers for this worker's members."""
 
 import asyncio
-import hmac
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.engine import App, EngineConfig, Unit
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
+from streams.personal_data import owner
 from streams.settings import Settings
-from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, TABLES, app_id, changelogs
+from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, FORGET, TABLES, app_id, changelogs
 from streams.ticker import Ticker
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def build(settings: Settings) -> tuple[App, Ticker]:
         state_memory_mib=settings.worker_state_memory_mib,
         standby_copies=settings.worker_standby_copies,
         deletions_kept_s=DELETIONS_KEPT_S,
+        compacted=[topics.PROFILES.name(settings.topic_prefix)],
+        forget=FORGET,
         session_timeout_s=settings.worker_session_timeout_s,
         transaction_timeout_s=settings.transaction_timeout_s,
     )

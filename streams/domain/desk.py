@@ -39,6 +39,9 @@ from streams.domain.relays import origin_of
 __all__ = ["Received", "Settlement", "outcome_key", "payload_hash", "settle", "tick", "transaction_key"]
 
 
+NOT_ENROLLED = "nobody is enrolled: what waited is removed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """What the domain may look up beside the account: rows of the member's tables, by their keys."""
@@ -99,6 +102,10 @@ def settle(
         # Older than answers are remembered, but its points are still here: a second lot or hold of that name would hide the first.
         audit = outbound.audit(received, command, digest, CommandResult.CONFLICT, None, recorded_at_ms, reason=ID_REUSED)
         return Settlement(account=account, outcomes={}, vouchers={}, audit=audit)
+    if account is None and isinstance(command, MemberOperation) and command.kind is MemberOperationKind.ERASE:
+        # There is nothing but what waits. Kept until an enrolment, it would erase somebody who comes under this number later.
+        audit = outbound.audit(received, command, digest, CommandResult.APPLIED, None, recorded_at_ms, detail=NOT_ENROLLED)
+        return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
     if account is None and not isinstance(command, Enrolment):
         # Members are never invented: it waits for the enrolment.
         audit = outbound.audit(received, command, digest, CommandResult.WAITING, None, recorded_at_ms)

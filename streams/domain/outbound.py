@@ -81,7 +81,13 @@ def _event(step: Step, recorded_at_ms: int) -> LoyaltyEvent:
             debt_points=account.debt_points,
             tier_valid_until_ms=account.tier_valid_until_ms,
         ),
-        cause=EventCause(command_id=cause.command_id, stream=cause.stream, source_system=cause.source_system, reason=cause.reason),
+        cause=EventCause(
+            command_id=cause.command_id,
+            stream=cause.stream,
+            source_system=cause.source_system,
+            # A sender's words may be about the person, the erasure's own among them.
+            reason=None if account.status is MemberStatus.ERASED else cause.reason,
+        ),
         occurred_at_ms=cause.occurred_at_ms,
         ingested_at_ms=cause.ingested_at_ms,
         recorded_at_ms=recorded_at_ms,

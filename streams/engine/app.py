@@ -51,6 +51,11 @@ class EngineConfig:
     state, and reading every changelog once more."""
     deletions_kept_s: float = 24 * 3600
     """How long the changelogs keep tombstones (delete.retention.ms): an older local state is not trusted."""
+    compacted: Collection[str] = ()
+    """Topics that the app writes and that are compacted as the changelogs are: once a day the owner of a partition lets their segments end."""
+    forget: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    """Table -> whether what a row held before this value must be gone from the local disks, too; the value is None for a row that is deleted.
+    Asked for every row that is written, so it must be quick."""
     fenced_wait_s: float = 6
     """How long a fenced worker waits for the group's word before it opens a partition again: two heartbeats at least."""
 

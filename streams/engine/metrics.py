@@ -17,6 +17,7 @@ LAG = Gauge("loyalty_engine_lag_records", "Records appended and not yet committe
 STATE_ROWS = Gauge("loyalty_engine_state_rows", "Rows of all tables in one partition's state, estimated.", ["partition"])
 STATE_BYTES = Gauge("loyalty_engine_state_bytes", "Local disk and write buffers of one partition's state.", ["partition"])
 RECOVERY_REMAINING = Gauge("loyalty_engine_recovery_remaining_records", "Changelog records still to read before the partition opens.", ["partition"])
+ROWS_FORGOTTEN = Counter("loyalty_engine_rows_forgotten", "Rows of which all older versions were removed from the local disk, copies included.")
 STANDBY_PARTITIONS = Gauge("loyalty_engine_standby_partitions", "Partitions of other workers of which this one keeps a copy.")
 STANDBY_ROWS = Counter("loyalty_engine_standby_rows", "Changelog rows written into copies of other workers' partitions.")
 STANDBY_LAG = Gauge("loyalty_engine_standby_lag_records", "Changelog records that a copy did not have at its last fetch.", ["partition"])

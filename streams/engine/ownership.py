@@ -39,6 +39,7 @@ Tables = dict[str, dict[bytes, bytes | None]]
 """Table name -> changed rows, encoded."""
 
 
+LEFT_STATES_EVERY_S = 3600.0  # Between two looks for states of partitions that went elsewhere.
 @dataclass(slots=True)
 class Owned:
     """A partition that this worker owns. `epoch` is new whenever its state or position was set anew: older units are void.
@@ -106,6 +107,7 @@ class Partitions:
         self._admin: AdminClient | None = None
         self._admin_lock = threading.Lock()
         self._readable: set[tuple[str, bytes]] = set()
+        self._left_states_at_s = time.monotonic() + LEFT_STATES_EVERY_S
         self._folder = StateFolder(
             Path(app.config.data_dir) / app.config.app_id,
             app.config.instance_id or "worker",
@@ -269,8 +271,11 @@ class Partitions:
         """In a thread: one transaction, then the same rows on local disk."""
         as_of_s = time.time()
         topics = {name: self._app.tables[name].changelog_name for name in rows}
-        next_offsets = owned.producer.commit({topics[name]: changed for name, changed in rows.items()}, unit.outgoing, unit.ends)
-        owned.rows.state.apply(rows, {name: next_offsets[topics[name]] for name, changed in rows.items() if changed}, as_of_s)
+        forget = unit.to_forget()
+        next_offsets = owned.producer.commit(
+            {topics[name]: changed for name, changed in rows.items()}, unit.outgoing, unit.ends, {topics[name]: keys for name, keys in forget.items()}
+        )
+        owned.rows.state.apply(rows, {name: next_offsets[topics[name]] for name, changed in rows.items() if changed}, as_of_s, forget=forget)
 
     async def _commit(self, owned: Owned, unit: Unit, rows: Tables, started_s: float) -> None:
         partition = unit.partition
@@ -362,15 +367,25 @@ class Partitions:
             taken = self._opening.pop(partition).result()
             if taken is not None:
                 self._install(partition, *taken)
+        if now_s >= self._left_states_at_s:
+            self._left_states_at_s = now_s + LEFT_STATES_EVERY_S
+            self._folder.remove_left(self._in_use())  # Not in a thread: beside it, one of them could be opened.
                 self.start_reading()
 
     async def _take_over(self, partition: int) -> tuple[PartitionProducer, Opened] | None:
         """Fence the previous owner and load the tables; None when that failed and will be tried again. Raises Unreadable."""
         app = self._app
-        producer = PartitionProducer(app.config.client, app.conf.id, partition, transaction_timeout_s=app.config.transaction_timeout_s)
+        config = app.config
+        producer = PartitionProducer(
+            config.client, app.conf.id, partition, transaction_timeout_s=config.transaction_timeout_s, compacted=config.compacted
+        )
         loop = asyncio.get_running_loop()
         if partition in self._closing:  # Its files are still ours to write.
             await asyncio.wait([self._closing[partition]])
+    def _in_use(self) -> set[int]:
+        """Partitions whose states are open here, or may be at any moment."""
+        return self.standbys.wanted().union(self._owned, self._failed, self._opening, self._closing)
+
         await self.standbys.let_go(partition)
         try:
             return producer, await loop.run_in_executor(self._threads, self._open, producer, partition)

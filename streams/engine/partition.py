@@ -34,6 +34,9 @@ QUEUE_MESSAGES_MAX = 1_000_000  # Above any unit: a full queue inside a transact
 
 
 UNLOGGED_ROWS_MIN = 50_000  # From here on RocksDB's own log only costs: what a crash cuts short is loaded anew.
+FORGET_HEADER = "forget"  # Of a changelog row: whoever keeps a copy of the table forgets what it held before, on its disk as well.
+FORGET_HEADERS = {FORGET_HEADER: b""}
+END_SEGMENTS_EVERY_S = 24 * 3600.0
 HANGING_KEY = b"aborted"  # Of records that are only there to be aborted; a compacted topic wants a key.
 ASK_AGAIN_S = 0.2  # A broker that just came back may still be putting its parts together.
 INT64_MAX = 2**63 - 1
@@ -41,6 +44,12 @@ TARGET = attrgetter("topic", "partition")
 PROGRESS_S = 2.0  # Between two lines about a load.
 
 RowCheck = Callable[[str, Iterable[bytes]], None]
+
+
+def is_to_forget(row: Any) -> bool:
+    """Whether a changelog's message says that no older version of its row may be left on a disk."""
+    headers = row.headers()
+    return bool(headers) and any(name == FORGET_HEADER for name, _ in headers)
 
 
 class Fenced(Exception):
@@ -108,7 +117,10 @@ class Progress:
 class PartitionProducer:
     """The right to write one partition's results. Not thread-safe: one call at a time."""
 
-    def __init__(self, client: Mapping[str, Any], group_id: str, partition: int, *, transaction_timeout_s: float) -> None:
+    def __init__(
+        self, client: Mapping[str, Any], group_id: str, partition: int, *, transaction_timeout_s: float, compacted: Collection[str] = ()
+    ) -> None:
+        """`compacted` are the topics beside the changelogs of which a reader sees the last record of each key alone, in the end."""
         self._client = dict(client)
         self._group_id = group_id
         self._partition = partition
@@ -117,6 +129,9 @@ class PartitionProducer:
         self._group: Any = None
         self._ended: set[TopicPartition] = set()
         """Where nothing of an earlier owner hangs."""
+        self._compacted = {(topic, partition) for topic in compacted}
+        self._end_segments_at_s = 0.0
+        """Monotonic clock."""
         self._changelog_ends: dict[str, int] = {}
         """Changelog topic -> offset after the last row that a committed unit wrote. Committed with the source offsets, as their metadata:
         whoever takes over knows how far the rows go that those offsets stand for."""
@@ -157,7 +172,9 @@ class PartitionProducer:
             positions, is_new = self._positions(reader, sources)
             for changelog in changelogs.values():
                 self._wait_for_rows(reader, changelog.topic)
-            self._end_what_hangs({(changelog.topic, self._partition) for changelog in changelogs.values()})
+            self._compacted |= {(changelog.topic, self._partition) for changelog in changelogs.values()}
+            self._end_what_hangs(self._compacted)
+            self._end_segments_at_s = time.monotonic() + END_SEGMENTS_EVERY_S
             bounds = {table: self._bounds(reader, changelog.topic) for table, changelog in changelogs.items()}
             state = folder.open(self._partition)
             try:
@@ -306,6 +323,7 @@ class PartitionProducer:
             messages = reader.consume(RECOVERY_ROWS_MAX, timeout=RECOVERY_POLL_S)
             rows: dict[str, dict[bytes, bytes | None]] = {}
             read: dict[str, int] = dict.fromkeys(changelogs, 0)
+            forget: dict[str, set[bytes]] = {}
             next_offsets: dict[str, int] = {}
             for message in messages:
                 error, topic = message.error(), message.topic()
@@ -313,6 +331,8 @@ class PartitionProducer:
                 if error is None:
                     rows.setdefault(table, {})[message.key()] = message.value()
                     read[table] += 1
+                    if is_to_forget(message):
+                        forget.setdefault(table, set()).add(message.key())
                     next_offsets[table] = message.offset() + 1
                     continue
                 if error.code() != KafkaError._PARTITION_EOF:
@@ -323,7 +343,7 @@ class PartitionProducer:
             for table, changed in rows.items():
                 check(table, (row for row in changed.values() if row is not None))
             if next_offsets:
-                state.apply(rows, next_offsets, as_of_s if is_fresh else None, logged=logged)
+                state.apply(rows, next_offsets, as_of_s if is_fresh else None, logged=logged, forget=forget)
                 progress.advance(next_offsets, bounds, read)
                 deadline = time.monotonic() + self._timeout_s
             elif time.monotonic() > deadline:
@@ -335,9 +355,14 @@ class PartitionProducer:
         progress.finish(state)
 
     def commit(
-        self, rows: Mapping[str, Mapping[bytes, bytes | None]], outgoing: Sequence[Outgoing], ends: Mapping[TopicPartition, int]
+        self,
+        rows: Mapping[str, Mapping[bytes, bytes | None]],
+        outgoing: Sequence[Outgoing],
+        ends: Mapping[TopicPartition, int],
+        forget: Mapping[str, Collection[bytes]] | None = None,
     ) -> dict[str, int]:
-        """Write changelog rows, outbound records and source offsets in one transaction. `rows` maps changelog topics to rows.
+        """Write changelog rows, outbound records and source offsets in one transaction. `rows` maps changelog topics to rows, `forget` to
+        keys of those rows that tell every copy of the table to forget what they held before.
 
         Returns the next offset of each changelog that was written. Raises Fenced or Aborted; then nothing of it is visible, or will be.
         Raises Unreadable when the broker never accepts one of the records.
@@ -348,6 +373,12 @@ class PartitionProducer:
         next_offsets: dict[str, int] = {}
         places = {(topic, own) for topic in rows} | {(topic, own if to is None else to) for topic, to in set(map(TARGET, outgoing))}
         if new := places - self._ended:
+        if (now_s := time.monotonic()) >= self._end_segments_at_s:
+            # A broker compacts no segment that it still appends to, and ends one only when a record comes: a quiet topic would keep what was
+            # overwritten for ever. A record that is aborted will do, and no reader sees it.
+            self._end_segments_at_s = now_s + END_SEGMENTS_EVERY_S
+            self._ended -= self._compacted
+            places = places | self._compacted
             self._end_what_hangs(new)
 
         def delivered(error: KafkaError | None, message: Any) -> None:
@@ -356,12 +387,13 @@ class PartitionProducer:
 
         self._try(producer.begin_transaction, deadline)
         for topic, changed in rows.items():
-            last = len(changed)
+            last, marked = len(changed), forget.get(topic, ()) if forget else ()
             for number, (key, value) in enumerate(changed.items(), 1):
                 # Records of one partition are appended in order: the last one's report tells where the changelog ends.
-                self._produce(producer, topic, own, key, value, deadline, on_delivery=delivered if number == last else None)
-        for topic, key, value, headers, to in outgoing:
-            self._produce(producer, topic, own if to is None else to, key, value, deadline, headers)
+                headers = FORGET_HEADERS if key in marked else None
+                self._produce(producer, topic, own, key, value, deadline, headers, on_delivery=delivered if number == last else None)
+        for topic, key, value, said, to in outgoing:
+            self._produce(producer, topic, own if to is None else to, key, value, deadline, said)
         self._flush(producer, deadline)
         metadata = orjson.dumps(self._changelog_ends | next_offsets).decode()
         offsets = [KafkaTopicPartition(topic, partition, offset, metadata) for (topic, partition), offset in ends.items()]

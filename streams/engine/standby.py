@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
 from streams.engine import metrics
-from streams.engine.partition import Changelog
+from streams.engine.partition import Changelog, is_to_forget
 from streams.engine.reader import CONFIG as READER_CONFIG
 from streams.engine.reader import Unreadable
 from streams.engine.state import PartitionState, StateFailed, StateFolder
@@ -105,6 +105,10 @@ class Standbys:
             self._changed.notify_all()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+
+    def wanted(self) -> set[int]:
+        """Partitions of which a copy is kept, open or not."""
+        return self._wanted | self._copies.keys()
 
     def copies(self) -> set[int]:
         """Partitions of which a copy is open."""
@@ -204,6 +208,7 @@ class Standbys:
     def _write(self, consumer: Consumer, messages: list[Any]) -> None:
         rows: dict[int, dict[str, dict[bytes, bytes | None]]] = {}
         next_offsets: dict[int, dict[str, int]] = {}
+        forget: dict[int, dict[str, set[bytes]]] = {}
         reached: dict[tuple[int, str], int] = {}
         failures: dict[int, Exception] = {}
         for message in messages:
@@ -214,6 +219,8 @@ class Standbys:
             if error is None:
                 table = copy.tables[topic]
                 rows.setdefault(partition, {}).setdefault(table, {})[message.key()] = message.value()
+                if is_to_forget(message):
+                    forget.setdefault(partition, {}).setdefault(table, set()).add(message.key())
                 next_offsets.setdefault(partition, {})[table] = reached[partition, topic] = message.offset() + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 reached[partition, topic] = message.offset()
@@ -221,7 +228,7 @@ class Standbys:
                 failures[partition] = KafkaException(error)
         for partition, changed in rows.items():
             try:
-                self._copies[partition].state.apply(changed, next_offsets[partition], None)
+                self._copies[partition].state.apply(changed, next_offsets[partition], None, forget=forget.get(partition))
                 metrics.STANDBY_ROWS.inc(sum(map(len, changed.values())))
             except StateFailed as error:
                 failures[partition] = error

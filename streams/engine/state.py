@@ -11,7 +11,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -19,13 +19,19 @@ from rocksdict import (
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 )  # fmt: skip
 
+from streams.engine import metrics
+
 log = logging.getLogger(__name__)
 
 OFFSET = struct.Struct(">q")
-ROW, OFFSETS, TOPIC_ID, AS_OF = b"r", b"o", b"i", b"a"  # First byte of a key: what it holds.
+ROW, OFFSETS, TOPIC_ID, AS_OF, FORGET = b"r", b"o", b"i", b"a", b"f"  # First byte of a key: what it holds.
 MEMTABLE_BYTES = 16 << 20
 NO_SPACE = "No space left"  # RocksDB's words, or rather the system's.
 FORMAT = "1"  # Part of the folder's name: another format is another folder, filled from the changelog.
+FORGET_AFTER_S = 1.0  # Marks that come together are dealt with together.
+FORGET_PAUSE_FACTOR = 9  # Rewriting files takes a tenth of the time at most, however many rows are to be forgotten.
+FORGET_RETRY_S = 60.0
+FORGET_KEYS_MAX = 64  # More of one table: all between the first and the last, which costs less than one by one.
 
 
 class StateFailed(Exception):
@@ -122,9 +128,17 @@ class StateFolder:
                 self._claim()
         return self.path / f"partition-{partition}.v{FORMAT}"
 
-    def _remove_stale(self) -> None:
-        """Partitions that went to other workers long ago only hold disk: they would be dropped when opened."""
+    def remove_left(self, keep: Collection[int]) -> None:
+        """Remove the states of partitions that went to other workers long ago, but for those of `keep`, which are or may be open."""
+        if self._lock is not None:
+            self._remove_stale({self.path_of(partition).name for partition in keep})
+
+    def _remove_stale(self, keep: Collection[str] = ()) -> None:
+        """Partitions that went to other workers long ago only hold disk: they would be dropped when opened. What others have erased since
+        is in them, too."""
         for path in self.path.glob("partition-*"):
+            if path.name in keep:
+                continue
             newest_s = max((entry.stat().st_mtime for entry in path.iterdir()), default=0.0)
             if time.time() - newest_s > self.stale_after_s:
                 shutil.rmtree(path, ignore_errors=True)
@@ -145,12 +159,24 @@ class PartitionState:
         self._logged = WriteOptions()
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True  # An attribute, whatever its type stub says.
+        self._marking = threading.Lock()
+        self._marks = time.time_ns()
+        """Number of the last mark. Marks of an earlier process have smaller ones."""
+        self._forgetter: threading.Thread | None = None
+        self._stop_forgetting = threading.Event()
+        try:
+            if self.rows_to_forget():
+                with self._marking:
+                    self._start_forgetting()
+        except StateFailed:
+            self._db.close()
+            raise
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The committed row, or None. Raises StateFailed."""
         return self._read(_row_key(table, key))
 
-    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Generator[tuple[bytes, bytes], None, None]:
         """Committed rows of a table with start <= key < end in the order of their keys; None: up to the last. Raises StateFailed.
 
         Close it when it is not read to its end: until then the database stays open, whatever `close` does.
@@ -172,12 +198,19 @@ class PartitionState:
             rows = None  # Or the error's traceback would hold the database.
 
     def apply(
-        self, rows: Mapping[str, Mapping[bytes, bytes | None]], next_offsets: Mapping[str, int], as_of_s: float | None, *, logged: bool = True
+        self,
+        rows: Mapping[str, Mapping[bytes, bytes | None]],
+        next_offsets: Mapping[str, int],
+        as_of_s: float | None,
+        *,
+        logged: bool = True,
+        forget: Mapping[str, Collection[bytes]] | None = None,
     ) -> None:
         """Write what was committed, with the changelog offset of each table to go on from, at once. None deletes a row.
 
         `as_of_s` is when the broker last confirmed that nobody else writes the partition; None while rows are still missing. Not `logged`,
-        it is on disk after the next `flush` only: for bulk loading. Raises StateFailed.
+        it is on disk after the next `flush` only: for bulk loading. What the rows in `forget` held before is gone from the disk soon
+        after, too: files that still have it are written anew, in a thread beside. Raises StateFailed.
         """
         batch = WriteBatch(raw_mode=True)
         for table, changed in rows.items():
@@ -191,7 +224,93 @@ class PartitionState:
             batch.put(OFFSETS + table.encode(), OFFSET.pack(offset))
         if as_of_s is not None:
             batch.put(AS_OF, OFFSET.pack(int(as_of_s)))
-        self._write(batch, self._logged if logged else self._unlogged)
+        if not forget:
+            self._write(batch, self._logged if logged else self._unlogged)
+            return
+        with self._marking:
+            self._marks += 1
+            for table, keys in forget.items():
+                for key in keys:
+                    batch.put(FORGET + _row_key(table, key), OFFSET.pack(self._marks))
+            self._write(batch, self._logged if logged else self._unlogged)
+            self._start_forgetting()
+
+    def rows_to_forget(self) -> int:
+        """How many rows wait for what they held before to be removed from the disk. Raises StateFailed."""
+        return len(self._marked())
+
+    def _marked(self) -> dict[bytes, bytes]:
+        """The marks: table and key -> number."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(bytes([FORGET[0] + 1]))
+        try:
+            marks = self._db.iter(options)
+            marks.seek(FORGET)
+            found = {}
+            while marks.valid():
+                found[marks.key()[len(FORGET):]] = marks.value()
+                marks.next()
+            marks.status()
+            return found
+        except Exception as error:
+            raise StateFailed(f"{self._path.name}: {error}") from error
+        finally:
+            marks = None  # As in `scan`.
+
+    def _start_forgetting(self) -> None:
+        """With `_marking` held."""
+        if self._forgetter is None and not self._stop_forgetting.is_set():
+            self._forgetter = threading.Thread(target=self._forget, name="forget", daemon=True)
+            self._forgetter.start()
+
+    def _forget(self) -> None:
+        """In a thread, as long as there are marks."""
+        delay_s = FORGET_AFTER_S
+        while not self._stop_forgetting.wait(delay_s):
+            started_s = time.monotonic()
+            try:
+                marks = self._marked()
+                if marks:
+                    self._rewrite(sorted(marks))
+                with self._marking:
+                    now = self._marked()
+                    done = [key for key, number in marks.items() if now.get(key) == number]  # Not what was marked again meanwhile.
+                    batch = WriteBatch(raw_mode=True)
+                    for key in done:
+                        batch.delete(FORGET + key)
+                    self._write(batch, self._logged)
+                    metrics.ROWS_FORGOTTEN.inc(len(done))
+                    if len(now) == len(done):
+                        self._forgetter = None
+                        return
+            except StateFailed as error:
+                if self._stop_forgetting.is_set():
+                    return
+                log.warning("engine.rows_not_forgotten", extra={"state": self._path.name, "reason": str(error), "retry_after_s": FORGET_RETRY_S})
+                delay_s = FORGET_RETRY_S
+                continue
+            delay_s = max(FORGET_AFTER_S, FORGET_PAUSE_FACTOR * (time.monotonic() - started_s))
+
+    def _rewrite(self, keys: list[bytes]) -> None:
+        """Write the files anew that may hold older versions of these rows: table and key, in order. Raises StateFailed.
+
+        An older version is in RocksDB's log and in memory until the flush, and in files until a compaction meets it with the newer one.
+        """
+        ranges: list[tuple[bytes, bytes]] = []
+        tables: dict[bytes, list[bytes]] = {}
+        for key in keys:
+            tables.setdefault(key.partition(b"\0")[0], []).append(key)
+        for of_table in tables.values():
+            ranges += [(key, key) for key in of_table] if len(of_table) <= FORGET_KEYS_MAX else [(of_table[0], of_table[-1])]
+        self.flush()
+        for first, last in ranges:
+            if self._stop_forgetting.is_set():
+                raise StateFailed(f"{self._path.name}: is being closed")
+            try:
+                self._db.compact_range(first, last)
+            except Exception as error:
+                raise StateFailed(f"{self._path.name}: {error}") from error
+        log.info("engine.files_rewritten", extra={"state": self._path.name, "rows": len(keys), "ranges": len(ranges)})
 
     def flush(self) -> None:
         """Put everything into files. Raises StateFailed."""
@@ -244,6 +363,11 @@ class PartitionState:
         if self._closed:
             return
         self._closed = True
+        with self._marking:
+            self._stop_forgetting.set()
+            forgetter = self._forgetter
+        if forgetter is not None:
+            forgetter.join()  # At most as long as one range takes: the database cannot be closed under it.
         try:
             self._db.close()
         except Exception as error:  # It is only a cache.

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -71,7 +71,7 @@ class Rows:
         row = self.state.get(table, key)
         return None if row is None else self._codec.decode(row, value_type)
 
-    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Generator[tuple[bytes, bytes], None, None]:
         """Rows with start <= key < end as they are stored, for `decoded`. To be closed; see PartitionState.scan. Raises StateFailed."""
         return self.state.scan(table, start, end)
 
@@ -299,6 +299,14 @@ class Unit:
             return {name: {key: encode(key, value) for key, value in staged.items()} for name, staged in self._staged.items()}
         except Exception as error:
             raise RowsRefused(f"{type(error).__name__}: {error}") from error
+
+    def to_forget(self) -> dict[str, set[bytes]]:
+        """Table name -> keys of written rows of which no older version may be left on a disk, by the app's rule for the table."""
+        found: dict[str, set[bytes]] = {}
+        for name, rule in self._app.config.forget.items():
+            if keys := {key for key, value in self._staged.get(name, {}).items() if rule(value)}:
+                found[name] = keys
+        return found
 
     def remember(self) -> None:
         """What was staged is committed."""

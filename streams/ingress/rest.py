@@ -26,6 +26,27 @@ _WAIT = re.compile(r"\s*wait\s*=\s*(\d{1,6})\s*", re.IGNORECASE | re.ASCII)
 Answer = tuple[int, dict[str, Any]]
 
 
+Reply = tuple[int, dict[str, Any], dict[str, str]]
+"""Status, body and headers of an answer."""
+
+
+async def send(request: web.Request, topic: Topic, token: Token, payload: Any) -> Reply:
+    """One command on its own: to its topic, and the answer. It may come in a request that makes several: each has a correlation id.
+
+    Raises ProblemError for a refusal or a conflict, ContractError, UnavailableError.
+    """
+    parts = request.app[PARTS]
+    desk = _Desk(parts, topic, token, preferred_wait(request.headers.getall("Prefer", ())))
+    one = desk.take(payload, None, parts.decisions.new_id())
+    status, body = await desk.answer(one)
+    return status, body, desk.applied([one])
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The request's Idempotency-Key, without quotes."""
+    return _idempotency_key(request.headers.get(IDEMPOTENCY_KEY))
+
+
 async def post(request: web.Request, topic: Topic) -> web.Response:
     """One command, or a list of them."""
     parts = request.app[PARTS]

@@ -22,6 +22,7 @@ from schemas.records import (
     MemberOperation,
     MemberOperationKind,
     MemberProfile,
+    MemberStatus,
     OfferActivation,
     ProgramVersion,
     Relay,
@@ -231,6 +232,18 @@ def test_commands_before_the_enrolment_wait_and_are_released_in_order(desk: Desk
     assert [audit.audit_id.endswith("-released") for audit in desk.records(SyncAudit)] == [False, False, False, True, True]
     assert desk.tables["accounts"][b"grand/m-1"].available_points == 40
     assert desk.tables["waiting"] == {}
+
+
+def test_an_erasure_of_nobody_removes_what_waits_and_does_not_wait_itself(desk: Desk) -> None:
+    desk.receive(EARN)
+    erase = replace(MERGE, event_id="privacy:1", kind=MemberOperationKind.ERASE, target_member_id=None)
+    for _ in range(2):
+        desk.receive(erase)
+        assert desk.tables["waiting"] == {} == desk.tables["accounts"]
+    assert [(audit.result, audit.actor) for audit in desk.records(SyncAudit)[-2:]] == [(CommandResult.APPLIED, "agent-7")] * 2
+    assert desk.records(LoyaltyEvent) == []
+    desk.receive(ENROLMENT)
+    assert desk.tables["accounts"][b"grand/m-1"].status is MemberStatus.ACTIVE, "who comes under this number later is somebody else"
 
 
 def test_a_wrong_member_id_cannot_fill_the_waiting_table(desk: Desk) -> None:

@@ -6,7 +6,17 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.records import Account, CommandResult, EntryKind, MemberOperation, MemberOperationKind, MemberStatus, RelayKind, VoucherState
+from schemas.records import (
+    Account,
+    CommandResult,
+    EntryKind,
+    LoyaltyEventKind,
+    MemberOperation,
+    MemberOperationKind,
+    MemberStatus,
+    RelayKind,
+    VoucherState,
+)
 from streams.domain.desk import Settlement
 from streams.domain.program import Offer, ReversalPolicy, Reward, TierPolicy, Window
 from streams.domain.refusals import Refusal
@@ -571,3 +581,11 @@ def test_erasure_leaves_the_others_alone() -> None:
     before = family.account("m-2")
     family.does(operate(MemberOperationKind.ERASE))
     assert family.account("m-2") == before
+
+
+def test_nobodys_words_are_in_the_events_of_one_who_is_erased() -> None:
+    family = fed()
+    family.does(operate(MemberOperationKind.ERASE, reason="she moved to another country"))
+    family.send(replace(earn(100), reason="a word about her"))
+    kinds = {event.kind: event.cause.reason for event in family.shell("m-1").events[-2:]}
+    assert kinds == {LoyaltyEventKind.MEMBER_ERASED: None, LoyaltyEventKind.COMMAND_REFUSED: None}

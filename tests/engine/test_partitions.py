@@ -26,7 +26,7 @@ class ScriptedProducer:
         self.failures: list[Exception] = []
         self.committed: list[dict[Any, int]] = []
 
-    def commit(self, rows: Any, outgoing: Any, ends: dict[Any, int]) -> dict[str, int]:
+    def commit(self, rows: Any, outgoing: Any, ends: dict[Any, int], forget: Any) -> dict[str, int]:
         if self.failures:
             raise self.failures.pop(0)
         self.committed.append(dict(ends))
@@ -41,7 +41,9 @@ def app(tmp_path: Path) -> Any:
     config = EngineConfig(
         app_id="app", client={}, partitions=1, data_dir=str(tmp_path), batch_records_max=10, fenced_wait_s=1.0, record_bytes_max=5_000
     )
-    return SimpleNamespace(codec=JsonCodec(), source_types={"in": dict}, tables={}, unit=None, config=config, rebalancing=False, on_poison=_letter)
+    return SimpleNamespace(
+        codec=JsonCodec(), source_types={"in": dict}, sources_bulk=set(), tables={}, unit=None, config=config, rebalancing=False, on_poison=_letter
+    )
 
 
 def _letter(poison: Poison) -> Outgoing:
@@ -60,7 +62,7 @@ class ScriptedReader:
     def start(self, positions: dict[Any, int]) -> None:
         self.position = positions[TOPIC]
 
-    def read(self, records_max: int, timeout_s: float) -> Batch:
+    def read(self, records_max: int, timeout_s: float, bulk_max: int) -> Batch:
         if self.failure is not None:
             raise self.failure
         self.asked.append(records_max)
@@ -170,7 +172,7 @@ async def test_a_slow_broker_holds_the_reading_back(app: Any) -> None:
     go_on = threading.Event()
     committing: list[dict[Any, int]] = []
 
-    def commit(rows: Any, outgoing: Any, ends: dict[Any, int]) -> dict[str, int]:
+    def commit(rows: Any, outgoing: Any, ends: dict[Any, int], forget: Any) -> dict[str, int]:
         committing.append(dict(ends))
         go_on.wait(30)
         return {}
@@ -259,7 +261,7 @@ async def test_a_call_that_never_comes_back_costs_the_partition_and_not_the_work
     app.config = replace(app.config, transaction_timeout_s=0.05)
     partitions, producer = opened(app)
     come_back = threading.Event()
-    producer.commit = lambda rows, outgoing, ends: come_back.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
+    producer.commit = lambda rows, outgoing, ends, forget: come_back.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
     await partitions.process(of(partitions, app, [b"1"]), lambda one, u: None)
     await finish(partitions)
     assert (partitions.owned(), partitions.failed()) == (set(), {0: "ABORTED"})
@@ -288,7 +290,7 @@ async def test_a_commit_that_ends_after_the_reader_failed_does_not_call_the_part
     partitions, producer = opened(app, reader)
     agent_of(app, partitions)
     go_on = threading.Event()
-    producer.commit = lambda rows, outgoing, ends: go_on.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
+    producer.commit = lambda rows, outgoing, ends, forget: go_on.wait(30) and {}  # type: ignore[method-assign,assignment,return-value]
     owned = partitions._owned[0]
     await partitions.process(of(partitions, app, [b"1"]), lambda one, u: None)
     partitions.start_reading()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, DataError, OperationalError
 
-from schemas.records import AccountSnapshot, CommandResult, EntryKind, MemberStatus
+from schemas.records import AccountSnapshot, Cause, CommandResult, EntryKind, LoyaltyEventKind, MemberStatus
 from sinks import clickhouse, main, migrations
 from sinks.base import Verdict
 from sinks.clickhouse import TABLES, History
@@ -503,3 +503,27 @@ async def test_every_topic_reaches_its_table_and_bad_rows_the_dead_letters(make_
     # A letter that ClickHouse refuses stays in its topic and makes no letters about letters.
     written = [letter for letter in await asyncio.to_thread(dead_letters, own) if letter.processor.startswith("clickhouse")]
     assert [(letter.processor, letter.reason) for letter in written] == [("clickhouse-ledger-entries", "ROW_REFUSED")]
+
+
+def test_an_erasure_takes_the_senders_words_out_of_the_events(settings: Settings, client: Client) -> None:
+    """In one batch with what came before, behind it, and read again; of others nothing is touched."""
+    quoted = "a'b\\%(x)s{y:String}"
+    said = Cause(command_id="c", stream="profile-changes", source_system="hr", reason=SECRETS[2])
+    events = [replace(examples.event(1), member_id=name, cause=said) for name in (quoted, "m-2")]
+    gone = replace(examples.EVERY_KIND[LoyaltyEventKind.MEMBER_ERASED], member_id=quoted)
+    history = History(settings, TABLE["loyalty_events"])
+    kept = "SELECT member_id, sequence, command_reason FROM loyalty_events FINAL ORDER BY ALL"
+    for batch in ([*events, gone], [events[0]], [gone]):
+        assert set(verdicts(history, batch)) == {Verdict.DELIVERED}
+    assert rows(client, kept) == [(quoted, 1, None), (quoted, 16, None), ("m-2", 1, SECRETS[2])]
+    assert [row for row in rows(client, "SELECT * FROM loyalty_events") if row[1] == quoted and SECRETS[2] in str(row)] == []
+
+
+def test_an_event_of_an_erasure_is_sent_again_when_the_words_could_not_be_removed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ClickHouseError("the server is gone")
+
+    history = History(settings, TABLE["loyalty_events"])
+    monkeypatch.setattr(history, "_empty_words", broken)
+    batch = [examples.event(1), examples.EVERY_KIND[LoyaltyEventKind.MEMBER_ERASED]]
+    assert verdicts(history, batch) == [Verdict.RETRY, Verdict.RETRY]

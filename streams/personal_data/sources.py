@@ -1,0 +1,130 @@
+"""Where an export comes from: the worker that owns the member, and ClickHouse. Both are read in pieces, so that a long history costs no memory."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from streams.errors import UnavailableError
+from streams.settings import Settings
+
+ANSWER_TIMEOUT_S = 15.0
+PAGE_BYTES_MAX = 16 << 20
+
+# Whatever table has a member's rows is part of the export, also one that a later migration adds.
+TABLES = """
+SELECT name FROM system.tables
+WHERE database = currentDatabase() AND engine LIKE '%MergeTree' AND name IN (
+    SELECT table FROM system.columns WHERE database = currentDatabase() AND name IN ('program_id', 'member_id') GROUP BY table HAVING count() = 2
+)
+ORDER BY name FORMAT JSONEachRow
+"""
+ROWS = """
+SELECT * EXCEPT (mirrored_at) FROM {table:Identifier} FINAL
+WHERE program_id = {program_id:String} AND member_id = {member_id:String}
+ORDER BY recorded_at, source_partition, source_offset FORMAT JSONEachRow
+"""
+DEAD_LETTERS = """
+SELECT * EXCEPT (mirrored_at) FROM dead_letters FINAL WHERE key = concat({program_id:String}, '/', {member_id:String})
+ORDER BY failed_at, dead_letter_id FORMAT JSONEachRow
+"""
+
+
+class Sources:
+    """For the time of one export: `async with Sources(settings) as sources`. Methods raise UnavailableError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._owners = [url.strip().rstrip("/") for url in settings.worker_urls.split(",") if url.strip()]
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._session.close()
+
+    async def held(self, program_id: str, member_id: str, after: str = "") -> dict[str, Any]:
+        """One page of `streams.personal_data.owner.held`, from whichever worker owns the member."""
+        if not self._settings.internal_token:
+            raise UnavailableError("the workers serve no accounts without LOYALTY_INTERNAL_TOKEN")
+        path = f"/internal/export/{quote(program_id, safe='')}/{quote(member_id, safe='')}{f'?after={after}' if after else ''}"
+        asked = [asyncio.create_task(self._page(url + path)) for url in self._owners]
+        problems = []
+        try:
+            for answer in asyncio.as_completed(asked):
+                try:
+                    return await answer
+                except UnavailableError as error:
+                    problems.append(str(error))
+        finally:
+            for task in asked:
+                task.cancel()
+        raise UnavailableError("no worker of LOYALTY_WORKER_URLS owns the member: " + "; ".join(problems))
+
+    async def _page(self, url: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._settings.internal_token}"}
+        try:
+            async with self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise UnavailableError(f"{response.url.origin()} answers {response.status}")
+                page: dict[str, Any] = orjson.loads(await response.read())
+                return page
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise UnavailableError(f"{url.split('/internal/')[0]}: {type(error).__name__}: {error}") from error
+
+    async def tables(self) -> list[str]:
+        """Names of ClickHouse's tables with rows of members."""
+        return [orjson.loads(row)["name"] async for row in self._rows(TABLES, {})]
+
+    async def history(self, table: str, program_id: str, member_id: str) -> AsyncIterator[bytes]:
+        """A member's rows of a table, each as JSON."""
+        async for row in self._rows(ROWS, {"table": table, "program_id": program_id, "member_id": member_id}):
+            yield row
+
+    async def dead_letters(self, program_id: str, member_id: str) -> AsyncIterator[bytes]:
+        """What ClickHouse has of records under the member's key that could not be processed, each as JSON."""
+        async for row in self._rows(DEAD_LETTERS, {"program_id": program_id, "member_id": member_id}):
+            yield row
+
+    async def _rows(self, query: str, values: dict[str, str]) -> AsyncIterator[bytes]:
+        settings = self._settings
+        parameters = {
+            "database": settings.clickhouse_database,
+            "output_format_json_quote_64bit_integers": "0",
+            "date_time_output_format": "iso",
+            "wait_end_of_query": "0",
+            **{f"param_{name}": value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") for name, value in values.items()},
+        }
+        headers = {"X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password}
+        context = ssl.create_default_context(cafile=settings.clickhouse_ca_file or None) if settings.clickhouse_url.startswith("https:") else True
+        where = f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}"
+        try:
+            url = f"{settings.clickhouse_url.rstrip('/')}/"
+            async with self._session.post(url, params=parameters, headers=headers, data=query.encode(), ssl=context) as response:
+                if response.status != 200:
+                    said = (await response.text()).strip().partition("\n")[0]
+                    raise UnavailableError(f"ClickHouse at {where} answers {response.status}: {said[:300]}")
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield _checked(line, where)
+                if rest:
+                    yield _checked(rest, where)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UnavailableError(f"no ClickHouse answers at {where}: {type(error).__name__}: {error}") from error
+
+
+def _checked(line: bytes, where: str) -> bytes:
+    """A row. An error in the middle of an answer comes as a line of text, and must not pass for one."""
+    if not line.startswith(b"{"):
+        raise UnavailableError(f"ClickHouse at {where} broke off its answer: {line[:200].decode(errors='replace')}")
+    return line
