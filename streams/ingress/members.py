@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from schemas.contract import ID_CHARACTERS_MAX, Problem
+from schemas.contract import ADDRESS, ID_CHARACTERS_MAX, Problem
 from schemas.records import Account, AttributeOrigin, Lot
+from streams.domain.identities import is_address, parts_of
 from streams.domain.origins import by_name
 from streams.domain.program import Program
 from streams.domain.tiers import outlook, qualifying_at
@@ -29,7 +30,7 @@ ADDED_POINTS = ("pending_points", "held_points", "debt_points")
 async def get_balance(request: web.Request) -> web.Response:
     """The newest balance, from Redis or, if that does not have it or is older than `min_sequence`, from its owner."""
     accounts = request.app[PARTS].accounts
-    program_id, member_id = _member(request)
+    program_id, member_id = await _named(request)
     least = _min_sequence(request)
     try:
         cached = await accounts.from_cache(program_id, member_id)
@@ -45,7 +46,7 @@ async def get_balance(request: web.Request) -> web.Response:
 async def get_member(request: web.Request) -> web.Response:
     """The whole account from its owner; when that does not answer, what Redis has of it."""
     accounts = request.app[PARTS].accounts
-    program_id, member_id = _member(request)
+    program_id, member_id = await _named(request)
     least = _min_sequence(request)
     try:
         account = await accounts.from_owner(program_id, member_id)
@@ -66,6 +67,19 @@ def _known(account: Account | None, least: int) -> Account:
         # Never an older balance than the client has seen: its event is decided, and about to arrive.
         raise ProblemError(503, "not-yet", headers={"Retry-After": "1"}, sequence=account.event_sequence)
     return account
+
+
+async def _named(request: web.Request) -> tuple[str, str]:
+    """The programme and the member that are asked for; of an address, whom its external id leads to."""
+    program_id, member_id = _member(request)
+    if not is_address(member_id):
+        return program_id, member_id
+    if not ADDRESS.fullmatch(member_id):
+        raise invalid(Problem("ADDRESS_INVALID", "member_id", "an address has the form @type:value"))
+    found = await request.app[PARTS].accounts.resolve(program_id, *parts_of(member_id))
+    if found is None:
+        raise ProblemError(404, "not-a-member")
+    return program_id, found
 
 
 def _member(request: web.Request) -> tuple[str, str]:
