@@ -58,7 +58,10 @@ def build(settings: Settings) -> tuple[App, Ticker]:
     sources = {topic.name(settings.topic_prefix): topic.record for topic in topics.SOURCES}
     rules = topics.PROGRAMS.name(settings.topic_prefix)
 
-    @app.agent(app.source(sources, first=(rules,)), name="keep_accounts")
+    # A file of a million new members must not keep a guest at the till waiting. What comes for one of them meanwhile waits for the enrolment.
+    enrolments = topics.ENROLMENTS.name(settings.topic_prefix)
+
+    @app.agent(app.source(sources, first=(rules,), bulk=(enrolments,)), name="keep_accounts")
     async def keep_accounts(units: Any) -> None:
         """commands -> ledger -> accounts + events, entries, profiles, audit"""
         unit: Unit

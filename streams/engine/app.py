@@ -72,6 +72,7 @@ class App(faust.App):  # type: ignore[misc]
         self.on_poison = on_poison
         self.source_types: dict[str, type] = {}
         self.sources_first: set[str] = set()
+        self.sources_bulk: set[str] = set()
         self._handling = threading.local()
         self.partitions = Partitions(self)
         servers = [f"kafka://{server}" for server in str(config.client["bootstrap.servers"]).split(",")]
@@ -99,17 +100,22 @@ class App(faust.App):  # type: ignore[misc]
         )
         self.on_partitions_revoked.connect(self._settle)
 
-    def source(self, types: Mapping[str, type], first: Collection[str] = ()) -> Any:
+    def source(self, types: Mapping[str, type], first: Collection[str] = (), bulk: Collection[str] = ()) -> Any:
         """The channel for `@app.agent`: units with records of all these topics, given with the type of their records.
 
         The topics must have the same number of partitions: one unit holds what all of them have for one partition.
 
         Those named in `first` are read up to the end that they have when the reading of a partition starts, before any record of the others;
-        after that, all are merged by the broker's time. Raises ValueError for a name that is not among the topics.
+        after that, all are merged by the broker's time. Those named in `bulk` may hold very much at once: each unit has some of their records
+        only, and what comes in the other topics goes before the rest, whatever its time. Raises ValueError for a name that is not among the
+        topics, or is in both.
         """
         if unknown := set(first) - types.keys():
             raise ValueError(f"to be read first, but not among the topics: {sorted(unknown)}")
+        if unknown := set(bulk) - (types.keys() - set(first)):
+            raise ValueError(f"to be read as bulk, but not among the topics, or to be read first: {sorted(unknown)}")
         self.sources_first.update(first)
+        self.sources_bulk.update(bulk)
         self.source_types.update(types)
         return self.topic(*types, schema=UnitSchema(key_type=bytes, value_type=Unit))
 

@@ -32,6 +32,8 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 5.0
 GATHER_MAX_S = 0.025  # Adds to the latency of records that come while a transaction is under way, at most.
 READ_WAIT_S = 0.2  # A reader asks this long for records; whoever closes it may wait as long.
 UNDERWAY_MAX = 2  # Units between a reader and the queue of its partition. One that an agent lost shows when the next one does not follow.
+BULK_RECORDS_MAX = 100  # Records of bulk topics in the units of all partitions at once: all share one interpreter, and others wait so long.
+BULK_RECORDS_MIN = 5  # In one unit, however many partitions there are.
 STUCK_FACTOR = 2  # A commit that takes this many transaction time-outs hangs: the broker has aborted its transaction long ago.
 REASONS: dict[type[Exception], str] = {Fenced: "FENCED", Aborted: "ABORTED", StateFailed: "STATE_FAILED"}
 
@@ -63,6 +65,8 @@ class Owned:
     reading_epoch: int = 0
     last_read: int = 0
     """Records of the last unit that was read."""
+    bulk_read: int = 0
+    """Records of bulk topics that were read since the last unit began."""
     commit_s: float = 0.0
     """How long the last transaction took."""
 
@@ -148,7 +152,7 @@ class Partitions:
         if before is not None:
             await asyncio.wait([before])
         try:
-            owned.underway = 0
+            owned.underway = owned.bulk_read = 0
             await loop.run_in_executor(self._threads, owned.reader.start, dict(owned.positions))
             while self._is_current(partition, owned, epoch):
                 room = self._app.config.batch_records_max - (len(owned.pending) if owned.pending is not None else 0)
@@ -166,6 +170,7 @@ class Partitions:
                 if unit is not None and self._current(unit) is owned:
                     owned.underway += 1
                     owned.last_read = len(unit)
+                    owned.bulk_read += sum(one.topic in self._app.sources_bulk for one in unit.inputs)
                     await self._deliver(unit)
         except Unreadable as error:
             if self._is_current(partition, owned, epoch):
@@ -181,7 +186,8 @@ class Partitions:
 
     def _next_unit(self, partition: int, owned: Owned, epoch: int, records_max: int) -> Unit | None:
         """In a thread: read and decode, beside the last unit's commit."""
-        batch = owned.reader.read(records_max, READ_WAIT_S)
+        bulk_max = max(BULK_RECORDS_MIN, BULK_RECORDS_MAX // len(self._owned or (None,)))
+        batch = owned.reader.read(records_max, READ_WAIT_S, bulk_max - owned.bulk_read)
         if batch is None:
             return None
         unit = Unit(self._app, partition, epoch, batch.inputs, batch.starts, batch.ends)
@@ -224,6 +230,7 @@ class Partitions:
         """Handle and commit what is pending until nothing is. Never raises."""
         while owned.pending is not None:
             unit, owned.pending = owned.pending, None
+            owned.bulk_read = 0
             owned.room.set()
             if self._current(unit) is not owned:
                 return
@@ -404,7 +411,7 @@ class Partitions:
         if partition in self._suspect:
             self._folder.open_empty(partition).close()
             self._suspect.discard(partition)
-        return producer.open(list(self._app.source_types), changelogs, self._folder, self._check_rows, self._app.sources_first)
+        return producer.open(list(self._app.source_types), changelogs, self._folder, self._check_rows, self._app.sources_first, self._app.sources_bulk)
 
     def _check_topics(self) -> dict[str, Changelog]:
         """Table -> its changelog. Raises Unreadable when a topic has another number of partitions than the app."""

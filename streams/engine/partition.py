@@ -137,11 +137,12 @@ class PartitionProducer:
         whoever takes over knows how far the rows go that those offsets stand for."""
 
     def open(
-        self, sources: Sequence[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck, first: Collection[str] = ()
+        self, sources: Sequence[str], changelogs: Mapping[str, Changelog], folder: StateFolder, check: RowCheck, first: Collection[str] = (),
+        bulk: Collection[str] = (),
     ) -> Opened:
         """Fence the previous owner, then read where to go on, and bring the state up to the changelogs' ends. Maps tables to changelogs.
 
-        `first` are the sources to be read to their end before the others.
+        `first` are the sources to be read to their end before the others, `bulk` those that never keep the others waiting.
 
         `check(table, rows)` raises Unreadable for rows that this program cannot read. Raises Unreadable when going on would lose records or
         rows, KafkaException when the broker does not answer in time, StateFailed when the disk fails.
@@ -199,7 +200,7 @@ class PartitionProducer:
             except BaseException:
                 state.close()
                 raise
-            return Opened(positions, state, SourceReader(reader, self._group_id, first))
+            return Opened(positions, state, SourceReader(reader, self._group_id, first, bulk))
         except BaseException:
             reader.close()
             raise

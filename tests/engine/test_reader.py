@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from streams.engine import App, EngineConfig, Input, Outgoing
-from streams.engine.reader import CONFIG, SourceReader
+from streams.engine.reader import CONFIG, HELD_MAX, SourceReader
 from streams.engine.records import TopicPartition
 from tests.engine import log
 from tests.engine.counting import PARTITIONS, JsonCodec, topic_names
@@ -198,3 +198,91 @@ def test_a_worker_reads_a_topic_first_whenever_it_starts(bootstrap: str) -> None
             first_a = min(place for place, i in enumerate(numbers) if i < start + count)
             last_b = max(place for place, i in enumerate(numbers) if i >= start + count)
             assert last_b < first_a
+
+
+# Bulk topics.
+
+
+class BulkReading(Reading):
+    """One topic is bulk: so many of its records in a batch."""
+
+    def __init__(self, bootstrap: str, topics: list[str]) -> None:
+        super().__init__(bootstrap, topics)
+        self.reader.close()
+        consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader"} | CONFIG)
+        self.reader = SourceReader(consumer, "reader", topics[:1], bulk=topics[1:2])
+        self.bulk_max: int | None = None
+        self.batches: list[list[Input]] = []
+
+    def _read_once(self, records_max: int) -> int:
+        batch = self.reader.read(records_max, READ_S, self.bulk_max)
+        if batch is not None:
+            assert batch.starts == {tp: self.next[tp] for tp in batch.starts}
+            ends = {(one.topic, one.partition): one.offset + 1 for one in batch.inputs}
+            assert batch.ends == ends and batch.starts.keys() == ends.keys()
+            self.next.update(ends)
+            self.inputs += batch.inputs
+            self.batches.append(batch.inputs)
+        return len(self.inputs)
+
+
+@pytest.fixture
+def bulk_reading(bootstrap: str, topics: list[str]) -> Iterator[BulkReading]:
+    reading = BulkReading(bootstrap, topics)
+    yield reading
+    reading.reader.close()
+
+
+def test_a_backlog_of_bulk_keeps_nothing_else_waiting_and_comes_whole(bootstrap: str, topics: list[str], bulk_reading: BulkReading) -> None:
+    _, bulk, other = topics
+    backlog, live = 30_000, 20  # More than is held back: fetching stops and goes on, again and again.
+    produce(bootstrap, bulk, backlog)
+    bulk_reading.bulk_max = 100
+    bulk_reading.start(dict.fromkeys(topics, 0))
+    wait_until(lambda: bulk_reading._read_once(1000) >= 3 * HELD_MAX, timeout_s=30)
+    before = len(bulk_reading.batches)
+    produce(bootstrap, other, live)
+    wait_until(lambda: bulk_reading._read_once(1000) > 0 and len(bulk_reading.offsets(other)) == live, timeout_s=30)
+    assert len(bulk_reading.offsets(bulk)) < backlog, "the live ones overtook the rest"
+    at = [number for number, batch in enumerate(bulk_reading.batches) if any(one.topic == other for one in batch)]
+    assert at[-1] - before < 50, "some batches at most went out before them"
+    bulk_reading.read(backlog + live)
+    assert bulk_reading.offsets(bulk) == list(range(backlog)) and bulk_reading.offsets(other) == list(range(live))
+    assert max(sum(one.topic == bulk for one in batch) for batch in bulk_reading.batches) == 100
+
+
+@pytest.mark.parametrize("records_max", [7, 1000])
+def test_without_room_for_bulk_only_the_others_are_read(bootstrap: str, topics: list[str], bulk_reading: BulkReading, records_max: int) -> None:
+    _, bulk, other = topics
+    produce(bootstrap, bulk, 500)
+    produce(bootstrap, other, 50)
+    bulk_reading.bulk_max = 0
+    bulk_reading.start(dict.fromkeys(topics, 0))
+    assert bulk_reading.read(50, records_max) == ["other"]
+    wait_until(lambda: bulk_reading.reader.read(records_max, READ_S, 0) is None, timeout_s=30)
+    bulk_reading.bulk_max = None
+    bulk_reading.read(550, records_max)
+    assert bulk_reading.offsets(bulk) == list(range(500))
+
+
+def test_a_new_start_forgets_what_was_held_back(bootstrap: str, topics: list[str], bulk_reading: BulkReading) -> None:
+    first, bulk, other = topics
+    produce(bootstrap, bulk, 10_000)
+    produce(bootstrap, first, 10)
+    bulk_reading.bulk_max = 10
+    bulk_reading.start(dict.fromkeys(topics, 0))
+    wait_until(lambda: bulk_reading._read_once(1000) >= HELD_MAX, timeout_s=30)  # By now more was fetched than went out, and fetching stopped.
+    bulk_reading.bulk_max = None
+    bulk_reading.start({first: 0, bulk: 9_000, other: 0})
+    assert bulk_reading.read(1010) == ["first", "first-too"]
+    assert bulk_reading.offsets(bulk) == list(range(9_000, 10_000))
+
+
+def test_a_bulk_topic_is_one_of_the_source_and_not_read_first() -> None:
+    app = App(EngineConfig(app_id="app", client={"bootstrap.servers": "localhost:1"}, partitions=1, data_dir="data"), JsonCodec(),
+              lambda poison: Outgoing("dead", None, None))  # fmt: skip
+    for name in ("c", "b"):
+        with pytest.raises(ValueError, match=rf"not among the topics, or to be read first: \['{name}'\]"):
+            app.source({"a": dict, "b": dict}, first=["b"], bulk=[name])
+    app.source({"a": dict, "b": dict}, first=["b"], bulk=["a"])
+    assert app.sources_bulk == {"a"}
