@@ -1,5 +1,6 @@
 """ClickHouse's audit and dead letters -> what became of a source's events about some members."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from streams.reconciliation.comparison import Answer
 from streams.settings import PREFIX, Settings
 
 MEMBERS_MAX = 500  # Asked for at once.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # What it logs it raises, too.
 # All columns: what a version of the history does not have yet is empty.
 AUDITS = """
 SELECT * FROM sync_audit FINAL
