@@ -11,7 +11,7 @@ from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 
 from schemas.contract import member_key
-from streams import kafka, observability, programs, publishing, topics
+from streams import internal, kafka, observability, programs, publishing, topics
 from streams.agents.keep_accounts import KeepAccounts, Tables
 from streams.codec import open_codec
 from streams.configuration import Configuration
@@ -55,6 +55,12 @@ def build(settings: Settings) -> tuple[App, Ticker]:
         prefix=settings.topic_prefix,
         partition_of=app.partition_of,
     )
+
+    async def leave(_: Any, revoked: Any, **__: Any) -> None:
+        for partition in {place.partition for place in revoked}:
+            keeper.leave(partition)
+
+    app.on_partitions_revoked.connect(leave)
     sources = {topic.name(settings.topic_prefix): topic.record for topic in topics.SOURCES}
     rules = topics.PROGRAMS.name(settings.topic_prefix)
 
@@ -143,8 +149,7 @@ def _web(settings: Settings, running: list[App]) -> web.Application:
 
     async def account(request: web.Request) -> web.Response:
         """One account as the table has it: 200, 404 not a member, 421 owned by another worker, 401 without the internal token."""
-        given = request.headers.get("Authorization", "")
-        if not settings.internal_token or not hmac.compare_digest(given.encode(), f"Bearer {settings.internal_token}".encode()):
+        if not internal.is_authorized(request, settings):
             return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
         key = member_key(request.match_info["program"], request.match_info["member"])
         if not running:
@@ -161,6 +166,8 @@ def _web(settings: Settings, running: list[App]) -> web.Application:
     app = web.Application()
     observability.add_routes(app, readiness)
     app.router.add_get("/internal/accounts/{program}/{member:[^/]+}", account)
+    owner.add_route(app, settings, running)
+    internal.add_routes(app, settings, running)
     return app
 
 
