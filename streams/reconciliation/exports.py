@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def _version(values: Mapping[str, Any], column: str, found: list[str]) -> int | 
         number = int(value)
     elif isinstance(value, str) and TIME.fullmatch(value):
         try:
-            number = int((datetime.fromisoformat(value.upper()) - EPOCH).total_seconds() * 1000 + 0.5)
+            number = (datetime.fromisoformat(value.upper()) - EPOCH) // timedelta(milliseconds=1)
         except (ValueError, OverflowError):
             number = None
     if number is None or not INT64_MIN <= number <= INT64_MAX:

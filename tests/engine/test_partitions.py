@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streams.engine import EngineConfig, Input, Outgoing, Poison
+from streams.engine import EngineConfig, Input, Outgoing, Poison, ownership
 from streams.engine.partition import Aborted, Opened
 from streams.engine.reader import Batch, Unreadable
 from streams.engine.ownership import Partitions
@@ -189,6 +189,49 @@ async def test_a_slow_broker_holds_the_reading_back(app: Any) -> None:
     await until(lambda: position(partitions) > read)
     await partitions.release_all()
     assert reader.closed
+
+
+@pytest.mark.parametrize(("partitions_owned", "share"), [(1, 6), (3, 2), (12, 1)])
+async def test_records_of_bulk_topics_have_their_share_of_a_unit(
+    app: Any, monkeypatch: pytest.MonkeyPatch, partitions_owned: int, share: int
+) -> None:
+    """The share is of all partitions that are open here: they take turns in one interpreter."""
+    monkeypatch.setattr(ownership, "BULK_RECORDS_MAX", 6)
+    monkeypatch.setattr(ownership, "BULK_RECORDS_MIN", 1)
+
+    class BulkReader(ScriptedReader):
+        def read(self, records_max: int, timeout_s: float, bulk_max: int) -> Batch:
+            refused.append(bulk_max <= 0)
+            return super().read(records_max, timeout_s, bulk_max) if bulk_max > 0 else None  # type: ignore[return-value]
+
+    refused: list[bool] = []
+    app.sources_bulk = {"in"}
+    partitions, producer = opened(app, BulkReader())
+    for other in range(1, partitions_owned):
+        partitions._owned[other] = partitions._owned[0]
+    agent_of(app, partitions)
+    go_on = threading.Event()
+    committing: list[int] = []
+
+    def commit(rows: Any, outgoing: Any, ends: dict[Any, int], forget: Any) -> dict[str, int]:
+        committing.append(ends[TOPIC])
+        go_on.wait(30)
+        return {}
+
+    producer.commit = commit  # type: ignore[method-assign]
+    partitions._owned[0].reading = asyncio.create_task(partitions._read(0, partitions._owned[0], partitions._owned[0].epoch, None))
+    await until(lambda: bool(committing))
+    since = len(refused)
+    await until(lambda: sum(refused[since:]) > 3)
+    pending = partitions._owned[0].pending
+    assert pending is not None and len(pending) <= share
+    go_on.set()
+    await until(lambda: position(partitions) > 5 * share)
+    units = [end - start for start, end in zip(committing, committing[1:], strict=False)]
+    assert max(units) <= 2 * share, "one that is on its way to the agent when the next begins is not counted"
+    for other in range(1, partitions_owned):
+        del partitions._owned[other]
+    await partitions.release_all()
 
 
 async def test_reading_goes_on_where_the_last_commit_ended_after_a_rebalance(app: Any) -> None:
