@@ -25,8 +25,9 @@ def free_port() -> int:
 class Pipeline:
     """One process of the pipeline."""
 
-    def __init__(self, settings: Settings, *arguments: str, name: str = "") -> None:
-        self.settings = replace(settings, http_port=free_port())
+    def __init__(self, settings: Settings, *arguments: str, name: str = "", http_port: int = 0) -> None:
+        """`http_port`: 0 for one that is free; the ingress's own, for an ingress."""
+        self.settings = replace(settings, http_port=http_port or free_port())
         self.name = name or "-".join(arguments)
         self.log_file = Path(settings.home) / f"{self.name}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | self.settings.environment()
