@@ -78,8 +78,9 @@ def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) 
 def ensure_topics(settings: Settings, wanted: Iterable[Topic] = topics.ALL, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Create the topics that are missing, check the partition count of those that exist, and give them what their configuration lacks.
 
-    `changelogs` maps further full topic names to their configuration. What an operator has set on a topic stays as it is. Safe to call from several processes at once. Raises
-    ConfigurationError naming every topic whose partition count differs from LOYALTY_KAFKA_PARTITIONS, and UnavailableError.
+    `changelogs` maps further full topic names to their configuration. What an operator has set on a topic stays as it is. Safe to call from
+    several processes at once. Raises ConfigurationError naming every topic whose partition count differs from LOYALTY_KAFKA_PARTITIONS, and
+    UnavailableError.
     """
     configs = {topic.name(settings.topic_prefix): dict(topic.config) for topic in wanted}
     configs |= {name: dict(config) for name, config in (changelogs or {}).items()}

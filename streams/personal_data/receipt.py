@@ -35,7 +35,7 @@ def stores(export: Mapping[str, Any]) -> tuple[Store, ...]:
         ),
         Store(
             name="history (ClickHouse)", is_done=not kept,
-            detail="; ".join(kept) or "older versions are gone; the files of before are deleted within ten minutes",
+            detail="; ".join(kept) or "older versions are gone; the files of before are deleted within half an hour",
         ),
         Store(name="cache (Redis)", is_done=True, detail="status, tier and points under the number: nothing personal"),
     )  # fmt: skip

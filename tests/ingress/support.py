@@ -34,7 +34,8 @@ CODEC = Codec(LocalRegistry())
 KEY = b"0123456789abcdef0123456789abcdef"
 NOBODY = "http://127.0.0.1:9"  # Spares the tests of this folder a ClickHouse that none of them needs.
 PMS_PASSWORD = "a-long-pms-password"
-TOKENS = {"all": "token-of-all-programmes", "pms": "token-of-the-grand-hotel", "reader": "token-that-only-reads"}
+TOKENS = {"all": "token-of-all-programmes", "pms": "token-of-the-grand-hotel", "reader": "token-that-only-reads", "exporter": "token-that-exports"}
+TOKENS["operator"] = "token-that-looks-after-it"
 INTERNAL_TOKEN = "token-between-processes"
 
 
@@ -58,6 +59,8 @@ def make_configuration(pms_url: str = NOBODY) -> Configuration:
                 "all": {"token": TOKENS["all"], "scopes": [*writes, "members:read"], "source_systems": ["*"]},
                 "pms": {"sha256": sha256(TOKENS["pms"].encode()).hexdigest(), "scopes": [*writes, "members:read"], "programs": ["grand"]},
                 "reader": {"token": TOKENS["reader"], "scopes": ["members:read"]},
+                "exporter": {"token": TOKENS["exporter"], "scopes": ["members:export"]},
+                "operator": {"token": TOKENS["operator"], "scopes": ["operations:read"]},
             },
         }
     )  # fmt: skip
@@ -235,10 +238,19 @@ class StubOwner:
 
     def __init__(self, looped_run: Callable[[Awaitable[Any]], Any]) -> None:
         self.accounts: dict[str, Any] = {}
+        self.pages: dict[str, Any] = {}
+        """Of exports; what is not here is another worker's."""
+        self.identities: dict[str, str | int] = {}
+        """Programme/type/value -> the member, or a status."""
+        self.waiting: Any = 503
+        """What /internal/waiting answers: a page, or a status."""
         self.asked: list[str] = []
         self._run = looped_run
         app = web.Application()
         app.router.add_get("/internal/accounts/{program}/{member:[^/]+}", self._answer)
+        app.router.add_get("/internal/export/{program}/{member:[^/]+}", self._page)
+        app.router.add_get("/internal/identities/{program}/{kind}/{value:[^/]+}", self._identity)
+        app.router.add_get("/internal/waiting", self._waiting)
         self._runner = looped_run(serve(app, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
@@ -251,6 +263,18 @@ class StubOwner:
         if isinstance(answer, int):
             return web.Response(status=answer)
         return web.json_response(answer.to_avro()) if hasattr(answer, "to_avro") else web.Response(body=answer)
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        page = self.pages.get(f"{request.match_info['program']}/{request.match_info['member']}")
+        return web.Response(status=421) if page is None else web.json_response(page)
+
+    async def _identity(self, request: web.Request) -> web.StreamResponse:
+        found = self.identities.get("/".join(request.match_info[name] for name in ("program", "kind", "value")), 421)
+        return web.Response(status=found) if isinstance(found, int) else web.json_response({"member_id": found})
+
+    async def _waiting(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(str(request.rel_url))
+        return web.Response(status=self.waiting) if isinstance(self.waiting, int) else web.json_response(self.waiting)
 
     def stop(self) -> None:
         self._run(self._runner.cleanup())
