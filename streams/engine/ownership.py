@@ -39,9 +39,9 @@ REASONS: dict[type[Exception], str] = {Fenced: "FENCED", Aborted: "ABORTED", Sta
 
 Tables = dict[str, dict[bytes, bytes | None]]
 """Table name -> changed rows, encoded."""
-
-
 LEFT_STATES_EVERY_S = 3600.0  # Between two looks for states of partitions that went elsewhere.
+
+
 @dataclass(slots=True)
 class Owned:
     """A partition that this worker owns. `epoch` is new whenever its state or position was set anew: older units are void.
@@ -107,11 +107,11 @@ class Partitions:
         self._suspect: set[int] = set()
         """Partitions whose local state failed otherwise than by a full disk: it is not opened again."""
         self._epoch = 0
+        self._left_states_at_s = time.monotonic() + LEFT_STATES_EVERY_S
         self._threads = ThreadPoolExecutor(4 * app.config.partitions + 4, thread_name_prefix="partition")
         self._admin: AdminClient | None = None
         self._admin_lock = threading.Lock()
         self._readable: set[tuple[str, bytes]] = set()
-        self._left_states_at_s = time.monotonic() + LEFT_STATES_EVERY_S
         self._folder = StateFolder(
             Path(app.config.data_dir) / app.config.app_id,
             app.config.instance_id or "worker",
@@ -367,6 +367,9 @@ class Partitions:
         if self._app.rebalancing:
             return
         now_s = time.monotonic()
+        if now_s >= self._left_states_at_s:
+            self._left_states_at_s = now_s + LEFT_STATES_EVERY_S
+            self._folder.remove_left(self._in_use())  # Not in a thread: beside it, one of them could be opened.
         for partition, failed in self._failed.items():
             if failed.retry_at_s <= now_s and partition not in self._owned and partition not in self._opening:
                 self._opening[partition] = asyncio.create_task(self._take_over(partition))
@@ -374,10 +377,11 @@ class Partitions:
             taken = self._opening.pop(partition).result()
             if taken is not None:
                 self._install(partition, *taken)
-        if now_s >= self._left_states_at_s:
-            self._left_states_at_s = now_s + LEFT_STATES_EVERY_S
-            self._folder.remove_left(self._in_use())  # Not in a thread: beside it, one of them could be opened.
                 self.start_reading()
+
+    def _in_use(self) -> set[int]:
+        """Partitions whose states are open here, or may be at any moment."""
+        return self.standbys.wanted().union(self._owned, self._failed, self._opening, self._closing)
 
     async def _take_over(self, partition: int) -> tuple[PartitionProducer, Opened] | None:
         """Fence the previous owner and load the tables; None when that failed and will be tried again. Raises Unreadable."""
@@ -389,10 +393,6 @@ class Partitions:
         loop = asyncio.get_running_loop()
         if partition in self._closing:  # Its files are still ours to write.
             await asyncio.wait([self._closing[partition]])
-    def _in_use(self) -> set[int]:
-        """Partitions whose states are open here, or may be at any moment."""
-        return self.standbys.wanted().union(self._owned, self._failed, self._opening, self._closing)
-
         await self.standbys.let_go(partition)
         try:
             return producer, await loop.run_in_executor(self._threads, self._open, producer, partition)

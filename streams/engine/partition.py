@@ -323,17 +323,17 @@ class PartitionProducer:
         while unread:
             messages = reader.consume(RECOVERY_ROWS_MAX, timeout=RECOVERY_POLL_S)
             rows: dict[str, dict[bytes, bytes | None]] = {}
-            read: dict[str, int] = dict.fromkeys(changelogs, 0)
             forget: dict[str, set[bytes]] = {}
+            read: dict[str, int] = dict.fromkeys(changelogs, 0)
             next_offsets: dict[str, int] = {}
             for message in messages:
                 error, topic = message.error(), message.topic()
                 table = tables[topic]
                 if error is None:
                     rows.setdefault(table, {})[message.key()] = message.value()
-                    read[table] += 1
                     if is_to_forget(message):
                         forget.setdefault(table, set()).add(message.key())
+                    read[table] += 1
                     next_offsets[table] = message.offset() + 1
                     continue
                 if error.code() != KafkaError._PARTITION_EOF:
@@ -373,13 +373,13 @@ class PartitionProducer:
         deadline = time.monotonic() + self._timeout_s
         next_offsets: dict[str, int] = {}
         places = {(topic, own) for topic in rows} | {(topic, own if to is None else to) for topic, to in set(map(TARGET, outgoing))}
-        if new := places - self._ended:
         if (now_s := time.monotonic()) >= self._end_segments_at_s:
             # A broker compacts no segment that it still appends to, and ends one only when a record comes: a quiet topic would keep what was
             # overwritten for ever. A record that is aborted will do, and no reader sees it.
             self._end_segments_at_s = now_s + END_SEGMENTS_EVERY_S
             self._ended -= self._compacted
             places = places | self._compacted
+        if new := places - self._ended:
             self._end_what_hangs(new)
 
         def delivered(error: KafkaError | None, message: Any) -> None:
