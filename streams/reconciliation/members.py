@@ -20,7 +20,7 @@ from schemas.codec import Codec
 from schemas.contract import member_key
 from schemas.records import Account, WaitingCommands
 from streams import kafka
-from streams.engine.state import PartitionState, StateFailed
+from streams.engine.state import PartitionState
 from streams.errors import LoyaltyError, UnavailableError
 from streams.reconciliation.exports import Problem, Row
 from streams.settings import Settings
@@ -174,6 +174,3 @@ def _unpacked(value: bytes) -> Row:
     line, member_id, external_id, version, said = json.loads(value)
     words = {part: tuple(word) if isinstance(word, list) else word for part, word in said.items()}
     return Row(line=line, member_id=member_id, external_id=external_id, version=version, said=words)
-
-
-__all__ = ["Members", "Pair", "StateFailed"]

@@ -11,6 +11,7 @@ from schemas.records import Account, WaitingCommands
 from streams import kafka, programs, publishing
 from streams.codec import open_codec
 from streams.domain.program import Program
+from streams.engine.state import StateFailed
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 from streams.ingress.commands import TOPIC_OF
 from streams.reconciliation import exports
@@ -18,7 +19,7 @@ from streams.reconciliation.comparison import NO_EVIDENCE, Answer, Difference, E
 from streams.reconciliation.evidence import MEMBERS_MAX, Audit
 from streams.reconciliation.exports import Row
 from streams.reconciliation.mapping import ExportMapping
-from streams.reconciliation.members import Advance, Members, StateFailed
+from streams.reconciliation.members import Advance, Members
 from streams.reconciliation.repair import plan
 from streams.settings import Settings
 
