@@ -19,7 +19,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from schemas.records import DeadLetter, LedgerEntry, LotPart, LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation, SyncAudit
+from schemas.records import DeadLetter, DeliveryAudit, LedgerEntry, LotPart, LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation, SyncAudit
 from sinks import migrations
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.batches import run_batches
@@ -128,6 +128,7 @@ def _loyalty_event(event: LoyaltyEvent) -> Row:
         "reward_code": event.reward_code,
         "voucher_code": event.voucher_code,
         "refusal": event.refusal,
+        "refusal_detail": event.refusal_detail,
         "changed_attributes": list(event.changed_attributes),
         "command_id": event.cause.command_id,
         "command_stream": event.cause.stream,
@@ -143,6 +144,7 @@ def _loyalty_event(event: LoyaltyEvent) -> Row:
         "expires_at": event.expires_at_ms,
         "counter_member_id": event.counter_member_id,
         "effective_at": event.effective_at_ms,
+        "identity_type": event.identity_type,
     }
 
 
@@ -154,6 +156,7 @@ def _member_profile(profile: MemberProfile) -> Row:
         "operation": profile.operation.value,
         "attributes": dict(profile.attributes),
         "segments": list(profile.segments),
+        "external_ids": dict(profile.external_ids),
         "status": profile.status.value,
         "tier": profile.tier,
         "changed": list(profile.changed),
@@ -174,9 +177,11 @@ def _sync_audit(audit: SyncAudit) -> Row:
         "command_id": audit.command_id,
         "payload_hash": audit.payload_hash,
         "source_system": audit.source_system,
+        "source_version": audit.source_version,
         "actor": audit.actor,
         "result": audit.result.value,
         "reason": audit.reason,
+        "detail": audit.detail,
         "replayed": audit.replayed,
         "changes": [(change.attribute, change.before, change.after) for change in audit.changes],
         "sequence": audit.sequence,
@@ -191,6 +196,36 @@ def _sync_audit(audit: SyncAudit) -> Row:
         "topic": audit.topic,
         "partition": audit.partition,
         "offset": audit.offset,
+        "chain_number": audit.chain_number,
+        "previous_hash": audit.previous_hash,
+        "record_hash": audit.record_hash,
+    }
+
+
+def _delivery_audit(audit: DeliveryAudit) -> Row:
+    return {
+        "destination": audit.destination,
+        "program_id": audit.program_id,
+        "member_id": audit.member_id,
+        "sequence": audit.sequence,
+        "delivery_id": audit.delivery_id,
+        "event_id": audit.event_id,
+        "kind": audit.kind,
+        "result": audit.result.value,
+        "reason": audit.reason,
+        "status": audit.status,
+        "attempts": audit.attempts,
+        "command_id": audit.command_id,
+        "source_system": audit.source_system,
+        "changed_attributes": list(audit.changed_attributes),
+        "occurred_at": audit.occurred_at_ms,
+        "ingested_at": audit.ingested_at_ms,
+        "recorded_at": audit.recorded_at_ms,
+        "ended_at": audit.ended_at_ms,
+        "correlation_id": audit.correlation_id,
+        "chain_number": audit.chain_number,
+        "previous_hash": audit.previous_hash,
+        "record_hash": audit.record_hash,
     }
 
 
@@ -216,11 +251,12 @@ TABLES = (
     Table("loyalty_events", topics.EVENTS, _loyalty_event, words="command_reason"),
     Table("member_profile_history", topics.PROFILES, _member_profile, erasable=True),
     Table("sync_audit", topics.SYNC_AUDIT, _sync_audit),
+    Table("delivery_audit", topics.DELIVERY_AUDIT, _delivery_audit),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
 )
 # Columns that hold a time: what a source says, or a broken clock, may be out of range.
 TIMES = frozenset({
-    "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at",
+    "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at", "ended_at",
 })  # fmt: skip
 
 

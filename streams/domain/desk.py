@@ -68,7 +68,7 @@ class Settlement:
     audit: SyncAudit | None
     """Of the command. None: for ticks, and while the budget of an offer is asked; the answer will have one."""
     audit_by_clock: tuple[SyncAudit, ...] = ()
-    """Of statuses that had been scheduled and have taken effect."""
+    """Of statuses that had been scheduled and have taken effect, and of external ids that were refused."""
 
 
 def settle(
@@ -186,7 +186,7 @@ def conclude(
     audit = None
     if not is_asked:
         # What has happened by itself until now is not the command's doing.
-        changes = outbound.changes_between(book.steps[own_from - 1].account if own_from else before, book.account)
+        changes = outbound.changes_between(book.steps[own_from - 1].account if own_from else before, book.account, book.program)
         audit = outbound.audit(received, command, digest, result, outcome, recorded_at_ms, changes=changes)
     return finish(book, audit, recorded_at_ms, before)
 
@@ -208,7 +208,7 @@ def finish(book: Book, audit: SyncAudit | None, recorded_at_ms: int, before: Acc
         entries=tuple(book.entries),
         profiles=outbound.profiles(book.steps, recorded_at_ms),
         audit=audit,
-        audit_by_clock=outbound.audit_by_clock(book.steps, before, recorded_at_ms),
+        audit_by_clock=outbound.audit_by_clock(book.steps, before, book.program, recorded_at_ms),
     )
 
 

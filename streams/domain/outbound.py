@@ -13,6 +13,7 @@ from schemas.records import (
     Account,
     AccountSnapshot,
     AttributeChange,
+    AttributeOrigin,
     CommandResult,
     Enrolment,
     LoyaltyEvent,
@@ -49,13 +50,11 @@ from streams.domain.facts import (
     VoucherClosed,
     VoucherIssued,
 )
-from streams.domain.identity import event_id
+from streams.domain.identity import event_id, pseudonym
 from streams.domain.lots import PARTS_SHOWN_MAX
-from streams.domain.mastering import EXTERNAL_IDS, STATUS
+from streams.domain.mastering import EXTERNAL_IDS, SEGMENTS, STATUS
 from streams.domain.origins import by_name
-
-UNPERSONAL_ATTRIBUTES = frozenset({"locale", "time_zone"})
-"""Attributes whose values the audit shows. All others are masked: what a programme keeps about its members is not for us to judge."""
+from streams.domain.program import PersonalData, Program
 
 
 def events(steps: Iterable[Step], recorded_at_ms: int) -> tuple[LoyaltyEvent, ...]:
@@ -215,39 +214,54 @@ def audit(
 
 
 def audit_by_clock(steps: Sequence[Step], before: Account | None, recorded_at_ms: int) -> tuple[SyncAudit, ...]:
-    """A status that had been scheduled and has taken effect: from the system that scheduled it, by its event."""
+    """A status that had been scheduled and has taken effect: from the system that scheduled it, by its event. So is an external id that was
+    claimed and is refused, later than the command was answered."""
     audits = []
-    for number, (fact, account, cause) in enumerate(steps):
-        if isinstance(fact, StatusChanged) and cause.stream == CLOCK_STREAM:
-            earlier = steps[number - 1].account if number else before
-            scheduled = by_name(account).get(STATUS)
-            audits.append(
-                SyncAudit(
-                    audit_id=event_id(account.program_id, account.member_id, account.event_sequence),
-                    program_id=account.program_id,
-                    member_id=account.member_id,
-                    stream=cause.stream,
-                    command_id=cause.command_id,
-                    payload_hash="",
-                    source_system=scheduled.source_system if scheduled is not None else cause.source_system,
-                    result=CommandResult.APPLIED,
-                    detail=f"scheduled by {scheduled.event_id}" if scheduled is not None else None,
-                    source_version=scheduled.source_version if scheduled is not None else None,
-                    changes=tuple(changes_between(earlier, account)),
-                    sequence=account.event_sequence,
-                    points_delta=0,
-                    available_points=account.available_points,
-                    tier=account.tier,
-                    occurred_at_ms=cause.occurred_at_ms,
-                    ingested_at_ms=cause.ingested_at_ms,
-                    recorded_at_ms=recorded_at_ms,
-                    correlation_id=cause.correlation_id,
-                    topic="",
-                    partition=0,
-                    offset=0,
-                )
-            )
+    for number, step in enumerate(steps):
+        earlier = steps[number - 1].account if number else before
+        if isinstance(step.fact, StatusChanged) and step.cause.stream == CLOCK_STREAM:
+            scheduled = by_name(step.account).get(STATUS)
+            detail = f"scheduled by {scheduled.event_id}" if scheduled is not None else None
+            audits.append(_later_audit(step, earlier, scheduled, CommandResult.APPLIED, None, detail, recorded_at_ms))
+        elif isinstance(step.fact, IdentityRefused):
+            name = EXTERNAL_IDS + step.fact.identity_type
+            detail = f"{name} leads to {step.fact.owner}"
+            reason = LoyaltyEventKind.IDENTITY_CONFLICT.value
+            audits.append(_later_audit(step, earlier, by_name(step.account).get(name), CommandResult.REFUSED, reason, detail, recorded_at_ms))
     return tuple(audits)
+
+
+def _later_audit(
+    step: Step, earlier: Account | None, origin: AttributeOrigin | None, result: CommandResult, reason: str | None, detail: str | None,
+    recorded_at_ms: int,
+) -> SyncAudit:  # fmt: skip
+    """Of what follows from a command long after its answer. `origin`: whose word it was."""
+    _, account, cause = step
+    return SyncAudit(
+        audit_id=event_id(account.program_id, account.member_id, account.event_sequence),
+        program_id=account.program_id,
+        member_id=account.member_id,
+        stream=cause.stream,
+        command_id=cause.command_id,
+        payload_hash="",
+        source_system=origin.source_system if origin is not None else cause.source_system,
+        result=result,
+        reason=reason,
+        detail=detail,
+        source_version=origin.source_version if origin is not None else None,
+        changes=tuple(changes_between(earlier, account)),
+        sequence=account.event_sequence,
+        points_delta=0,
+        available_points=account.available_points,
+        tier=account.tier,
+        occurred_at_ms=cause.occurred_at_ms,
+        ingested_at_ms=cause.ingested_at_ms,
+        recorded_at_ms=recorded_at_ms,
+        correlation_id=cause.correlation_id,
+        topic="",
+        partition=0,
+        offset=0,
+    )
 
 
 NUMBERS_AND_STATES = (
@@ -257,8 +271,9 @@ NUMBERS_AND_STATES = (
 _numbers_and_states, _NO_VALUES = attrgetter(*NUMBERS_AND_STATES), (None,) * len(NUMBERS_AND_STATES)
 
 
-def changes_between(before: Account | None, after: Account) -> list[AttributeChange]:
-    """What an audit record tells about a change: numbers and states in full, profile values masked, segments only counted."""
+def changes_between(before: Account | None, after: Account, program: Program) -> list[AttributeChange]:
+    """What an audit record tells about a change: numbers and states in full, profile values as the programme says, segments only counted
+    unless it shows them."""
     changes = []
     old_values: tuple[object, ...] = _NO_VALUES if before is None else _numbers_and_states(before)
     new_values: tuple[object, ...] = _numbers_and_states(after)
@@ -270,14 +285,14 @@ def changes_between(before: Account | None, after: Account) -> list[AttributeCha
     if old_offers != after.active_offers:
         old_ids, new_ids = ", ".join(old_offers), ", ".join(after.active_offers)
         changes.append(AttributeChange(attribute="active_offers", before=old_ids or None, after=new_ids or None))
-    return changes + _profile_changes(before, after)
+    return changes + _profile_changes(before, after, program)
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _profile_changes(before: Account | None, after: Account) -> list[AttributeChange]:
+def _profile_changes(before: Account | None, after: Account, program: Program) -> list[AttributeChange]:
     if (
         before is not None
         and before.attributes is after.attributes
@@ -290,24 +305,36 @@ def _profile_changes(before: Account | None, after: Account) -> list[AttributeCh
     for name in sorted(old_values.keys() | after.attributes.keys()):
         old, new = old_values.get(name), after.attributes.get(name)
         if old != new:
-            changes.append(AttributeChange(attribute=name, before=masked(name, old), after=masked(name, new)))
+            changes.append(AttributeChange(attribute=name, before=masked(program, name, old), after=masked(program, name, new)))
     old_ids = before.external_ids if before else {}
     for kind in sorted(old_ids.keys() | after.external_ids.keys()):
         old, new = old_ids.get(kind), after.external_ids.get(kind)
         if old != new:
             name = EXTERNAL_IDS + kind
-            changes.append(AttributeChange(attribute=name, before=masked(name, old), after=masked(name, new)))
+            changes.append(AttributeChange(attribute=name, before=masked(program, name, old), after=masked(program, name, new)))
     old_segments = before.segments if before else ()
     if old_segments != after.segments:
-        changes.append(AttributeChange(attribute="segments", before=f"{len(old_segments)} tags", after=f"{len(after.segments)} tags"))
+        told = ", ".join if SEGMENTS in program.audit_shows else _counted
+        changes.append(AttributeChange(attribute=SEGMENTS, before=told(old_segments), after=told(after.segments)))
     return changes
 
 
-def masked(name: str, value: str | None) -> str | None:
-    """The first character of a value that may be personal, enough to recognise a mistake and not a person."""
-    if value is None or name in UNPERSONAL_ATTRIBUTES:
+def _counted(tags: Sequence[str]) -> str:
+    return f"{len(tags)} tags"
+
+
+def masked(program: Program, name: str, value: str | None) -> str | None:
+    """A value that may be personal, as the programme lets the audit show it. What is not said to be shown may be: what a programme keeps about
+    its members is not for us to judge."""
+    if value is None or name in program.audit_shows:
         return value
-    return (value[0] if len(value) > 1 else "") + "***"
+    match program.personal_data:
+        case PersonalData.HASHED:
+            return "hmac:" + pseudonym(program.voucher_key, "audit", program.program_id, name, value)[:HASHED_CHARACTERS]
+        case PersonalData.HIDDEN:
+            return HIDDEN
+    # Enough to recognise a mistake, and not a person.
+    return (value[0] if len(value) > 1 else "") + HIDDEN
 
 
 def reason_of(command: Command) -> str | None:

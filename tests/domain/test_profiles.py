@@ -1,5 +1,6 @@
 """Enrolments, profiles, statuses, offers: what changes, what is published about it, and what stays private."""
 
+import re
 from dataclasses import replace
 from itertools import permutations
 
@@ -9,8 +10,9 @@ from schemas.contract import ATTRIBUTES_MAX
 from schemas.records import CommandResult, LoyaltyEventKind, MemberStatus, ProfileOperation
 from streams.domain import outbound
 from streams.domain.profiles import SOURCE_SYSTEMS_MAX
+from streams.domain.program import AUDIT_SHOWS, PersonalData
 from streams.domain.refusals import Refusal
-from tests.domain.shell import NOW_MS, Shell, activate, change, enrol
+from tests.domain.shell import NOW_MS, PROGRAM, Shell, activate, change, enrol
 
 KINDS = LoyaltyEventKind
 ACTIVE, SUSPENDED = MemberStatus.ACTIVE, MemberStatus.SUSPENDED
@@ -90,7 +92,7 @@ def test_what_is_so_already_publishes_nothing_but_counts_as_seen(command: object
 def test_superseded_changes_nothing_and_is_remembered() -> None:
     shell = member()
     before = shell.account
-    settlement = shell.send(change(attributes={"email": "old@example.com"}, source_version=3))
+    settlement = shell.send(change(attributes={"email": "old@example.com"}, source_version=2))
     assert settlement.audit.result is CommandResult.SUPERSEDED
     assert before is not None and settlement.account is not None
     assert replace(settlement.account, clock_ms=before.clock_ms) == before, "but for the member's clock"
@@ -201,14 +203,39 @@ def test_values_of_attributes_are_in_profiles_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    ("policy", "shows", "name", "value", "expected"),
     [
-        ("email", "ann@x.org", "a***"),
-        ("own", "Z", "***"),
-        ("own", "", "***"),
-        ("email", None, None),
-        ("time_zone", "Europe/Rome", "Europe/Rome"),
+        (PersonalData.MASKED, AUDIT_SHOWS, "email", "ann@x.org", "a***"),
+        (PersonalData.MASKED, AUDIT_SHOWS, "own", "Z", "***"),
+        (PersonalData.MASKED, AUDIT_SHOWS, "own", "", "***"),
+        (PersonalData.MASKED, AUDIT_SHOWS, "email", None, None),
+        (PersonalData.MASKED, AUDIT_SHOWS, "time_zone", "Europe/Rome", "Europe/Rome"),
+        (PersonalData.MASKED, frozenset(), "time_zone", "Europe/Rome", "E***"),
+        (PersonalData.MASKED, frozenset({"email"}), "email", "ann@x.org", "ann@x.org"),
+        (PersonalData.HIDDEN, AUDIT_SHOWS, "email", "ann@x.org", "***"),
+        (PersonalData.HIDDEN, AUDIT_SHOWS, "email", None, None),
+        (PersonalData.HASHED, AUDIT_SHOWS, "locale", "de", "de"),
     ],
 )
-def test_masked(name: str, value: str | None, expected: str | None) -> None:
-    assert outbound.masked(name, value) == expected
+def test_masked(policy: PersonalData, shows: frozenset[str], name: str, value: str | None, expected: str | None) -> None:
+    program = replace(PROGRAM, personal_data=policy, audit_shows=shows)
+    assert outbound.masked(program, name, value) == expected
+
+
+def test_a_hashed_value_shows_only_that_it_is_the_same() -> None:
+    program = replace(PROGRAM, personal_data=PersonalData.HASHED)
+    shown = outbound.masked(program, "email", "ann@x.org")
+    assert shown is not None and re.fullmatch("hmac:[0-9a-f]{16}", shown) and shown == outbound.masked(program, "email", "ann@x.org")
+    others = (
+        outbound.masked(program, "email", "ann@x.net"), outbound.masked(program, "phone", "ann@x.org"),
+        outbound.masked(replace(program, voucher_key=b"another key, as secret as it is."), "email", "ann@x.org"),
+        outbound.masked(replace(program, program_id="other"), "email", "ann@x.org"),
+    )  # fmt: skip
+    assert len({shown, *others}) == 5
+
+
+@pytest.mark.parametrize(("shows", "expected"), [(AUDIT_SHOWS, ("1 tags", "2 tags")), (frozenset({"segments"}), ("vip", "spa, vip"))])
+def test_segments_are_counted_or_named(shows: frozenset[str], expected: tuple[str, str]) -> None:
+    shell = Shell(program=replace(PROGRAM, audit_shows=shows)).enrolled(segments=("vip",))
+    audit = shell.send(change(segments=("vip", "spa"))).audit
+    assert audit is not None and [(one.attribute, one.before, one.after) for one in audit.changes] == [("segments", *expected)]

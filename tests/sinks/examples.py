@@ -10,6 +10,8 @@ from schemas.records import (
     CommandResult,
     DeadLetter,
     DeadLetterStage,
+    DeliveryAudit,
+    DeliveryResult,
     EntryKind,
     LedgerEntry,
     LotPart,
@@ -118,6 +120,32 @@ def audit(number: int = 1, member_id: str = "m-1", **fields: Any) -> SyncAudit:
         "topic": "loyalty.transactions.v1",
         "partition": 0,
         "offset": number,
+        **fields,
+    })  # fmt: skip
+
+
+def delivery_audit(number: int = 1, member_id: str = "m-1", **fields: Any) -> DeliveryAudit:
+    return DeliveryAudit(**{
+        "delivery_id": f"crm/grand-{member_id}-{number}",
+        "destination": "crm",
+        "event_id": f"grand-{member_id}-{number}",
+        "program_id": "grand",
+        "member_id": member_id,
+        "sequence": number,
+        "kind": "PROFILE_CHANGED",
+        "result": DeliveryResult.DELIVERED,
+        "status": 204,
+        "attempts": 2,
+        "command_id": f"e-{number}",
+        "source_system": "crm",
+        "changed_attributes": ("email",),
+        "occurred_at_ms": MOMENT_MS + number,
+        "ingested_at_ms": MOMENT_MS + number,
+        "recorded_at_ms": MOMENT_MS + number,
+        "ended_at_ms": MOMENT_MS + 1000 + number,
+        "chain_number": number,
+        "previous_hash": f"{number - 1:064x}" if number > 1 else "",
+        "record_hash": f"{number:064x}",
         **fields,
     })  # fmt: skip
 

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "loyalty_events": list(examples.EVERY_KIND.values()),
     "member_profile_history": [examples.profile(n, f"m-{m}") for m in range(3) for n in range(1, 5)],
     "sync_audit": [examples.audit(n) for n in range(1, 20)],
+    "delivery_audit": [examples.delivery_audit(n) for n in range(1, 20)],
     "dead_letters": [examples.dead_letter(n) for n in range(5)],
 }
 
@@ -94,6 +95,7 @@ def test_values_arrive_as_they_are(settings: Settings, client: Client) -> None:
     assert row["changes"] == [
         {"attribute": "available_points", "before": "0", "after": "10"}, {"attribute": "tier", "before": None, "after": None},
     ]  # fmt: skip
+    assert (row["detail"], row["source_version"], row["chain_number"]) == (None, None, 0)
     assert (row["actor"], row["sequence"], row["tier"], row["source_offset"]) == ("a'b\\", None, "Größe", 9)
     assert f"{row['occurred_at']:%Y-%m-%dT%H:%M:%S.%f}" == "2026-03-01T12:00:00.003000"
     History(settings, TABLE["ledger_entries"]).write_now([item(examples.ledger_entry(1, points_delta=-(2**63), balance_after=2**63 - 1))])
@@ -106,7 +108,7 @@ def test_values_arrive_as_they_are(settings: Settings, client: Client) -> None:
     History(settings, TABLE["loyalty_events"]).write_now([item(one) for one in examples.EVERY_KIND.values()])
     changed = "SELECT movement, hold_id, length(lots), pending_points, held_points, debt_points FROM loyalty_events WHERE sequence = 3"
     assert rows(client, changed) == [("HOLD", "h-3", 2, 40, 250, 7)]
-    assert rows(client, "SELECT count() FROM loyalty_events WHERE movement IS NULL AND empty(lots)") == [(16,)]
+    assert rows(client, "SELECT count() FROM loyalty_events WHERE movement IS NULL AND empty(lots)") == [(18,)]
 
 
 def test_rows_that_clickhouse_refuses_go_alone(settings: Settings, client: Client) -> None:
