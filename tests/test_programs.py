@@ -16,10 +16,12 @@ from streams import configuration, programs
 from streams.domain.program import (
     Demotion,
     EarnRule,
+    EarnWhileSuspended,
     Expiry,
     ExpiryRule,
     Offer,
     Period,
+    PersonalData,
     Program,
     RefundOfExpired,
     ReversalPolicy,
@@ -90,6 +92,18 @@ grace_days = 12
 minutes = 90
 capture_while_suspended = true
 
+[programs.grand.suspension]
+earn = "refuse"
+
+[programs.grand.mastering]
+"external_ids.*" = "hr"
+nickname = "local"
+"n*" = "salesforce"
+
+[programs.grand.audit]
+personal_data = "hashed"
+shows = ["city"]
+
 [programs.grand.offers.spring]
 bonus_percent = 50
 bonus_points = 200
@@ -132,6 +146,10 @@ EXPECTED = Program(
     refund_grace_days=12,
     hold_minutes=90,
     capture_while_suspended=True,
+    earn_while_suspended=EarnWhileSuspended.REFUSE,
+    mastering={"external_ids.*": "hr", "nickname": "local", "n*": "salesforce"},
+    personal_data=PersonalData.HASHED,
+    audit_shows=frozenset({"city"}),
     tier_policy=TierPolicy(window=Window.ROLLING, window_days=400, grace_days=60, demotion=Demotion.ONE_STEP, demote_on_reversal=True),
     offers={
         "spring": Offer(
@@ -209,7 +227,7 @@ def test_the_example_is_right() -> None:
 
 FAULTS = [
     ('name = "Grand Hotels"', "name = 1", "name", "must be a text, not a whole number"),
-    ('name = "Grand Hotels"', 'voucher_key = "secret"', "voucher_key", "is not known here; known are earn, expiry, "),
+    ('name = "Grand Hotels"', 'voucher_key = "secret"', "voucher_key", "is not known here; known are audit, earn, expiry, "),
     ('time_zone = "America/New_York"', 'time_zone = "Berlin"', "time_zone", "must be a time zone of the IANA database such as Europe/Berlin, not 'Berlin'"),
     ('time_zone = "America/New_York"', 'time_zone = "Europe"', "time_zone", "must be a time zone"),
     ('time_zone = "America/New_York"', 'time_zone = "../etc"', "time_zone", "must be a time zone"),
@@ -267,6 +285,11 @@ FAULTS = [
     ("[programs.grand.rewards.gift]", "[programs.grand.offers.other]", "offers.other", "gives nothing: it needs bonus_percent, bonus_points or reward"),
     ("[programs.grand.rewards.gift]", "", "offers.spring.reward", "names 'gift', which is none of SPA-day_1"),
     ("[programs.grand.rewards.gift]", '[programs.grand.rewards."g i"]', 'rewards."g i"', "must be named with A-Z, a-z, 0-9, '-' and '_', 63"),
+    ('earn = "refuse"', 'earn = "forbid"', "suspension.earn", "must be one of"),
+    ('"n*" = "salesforce"', '"N*" = "salesforce"', 'mastering."N*"', "must be the name of an attribute, segments, status or external_ids.<type>"),
+    ('"n*" = "salesforce"', 'tier = "salesforce"', "mastering.tier", "is what the ledger itself keeps, and nobody's to set"),
+    ('"n*" = "salesforce"', '"n*" = ""', 'mastering."n*"', "must name a source system, or 'local', with 1 to"),
+    ('personal_data = "hashed"', 'personal_data = "shown"', "audit.personal_data", "must be one of"),
     ("valid_days = 365", "valid_days = 0", "rewards.SPA-day_1.valid_days", "must be 1 or more, not 0"),
 ]  # fmt: skip
 

@@ -60,11 +60,11 @@ Effect = reversals.Effect
 
 def _earn(book: Book, command: Transaction, about: Effect) -> Refusal | None:
     account, program = book.account, book.program_at(command.occurred_at_ms)
-    if (refusal := earn_barred(account, book.program)) is not None:
-        return refusal
     earned = earn(account, command, program)
     if isinstance(earned, Refusal):
         return earned
+    if (refusal := earn_barred(account, book.program)) is not None:
+        return refusal
     if not earned.points:
         return None
     if total_points(account) + earned.points > POINTS_LIMIT or account.qualifying_points + earned.points > POINTS_LIMIT:

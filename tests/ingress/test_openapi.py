@@ -190,7 +190,7 @@ def test_the_limits_are_those_of_the_contract() -> None:
     assert set(SCHEMAS["LineItem"]["properties"]) == {"sku", "category", "amount_minor", "quantity"}
     assert SCHEMAS["LineItem"]["properties"]["amount_minor"]["maximum"] == contract.AMOUNT_MINOR_MAX
     operation = SCHEMAS["MemberOperation"]["properties"]
-    values = [*SCHEMAS["LineItem"]["properties"].values(), *transaction.values(), *operation.values(), change["status_reason"]]
+    values = [*SCHEMAS["LineItem"]["properties"].values(), *transaction.values(), *operation.values(), change["status_reason"], change["actor"]]
     texts = [
         value for value in values
         if value.get("type") == ["string", "null"] and "format" not in value and value is not transaction["currency"]
@@ -204,6 +204,10 @@ def test_the_limits_are_those_of_the_contract() -> None:
     for attributes in (change["attributes"], SCHEMAS["Enrolment"]["properties"]["attributes"]):
         assert attributes["maxProperties"] == contract.ATTRIBUTES_MAX
         assert attributes["additionalProperties"]["maxLength"] == contract.ATTRIBUTE_CHARACTERS_MAX
+    assert SCHEMAS["ExternalIdType"]["pattern"] == f"^{contract.EXTERNAL_ID_TYPE.pattern}$"
+    for external_ids in (change["external_ids"], SCHEMAS["Enrolment"]["properties"]["external_ids"]):
+        assert external_ids["maxProperties"] == contract.EXTERNAL_IDS_MAX
+        assert external_ids["additionalProperties"]["maxLength"] == contract.EXTERNAL_ID_CHARACTERS_MAX
 
 
 def test_names_and_numbers_of_the_code_are_those_of_the_document() -> None:

@@ -88,6 +88,7 @@ def test_a_value_made_by_the_document_alone_is_understood() -> None:
     enrolment = {
         "program_id": "grand", "member_id": "M-Ünïcode", "event_id": "crm:1", "source_system": "crm", "occurred_at_ms": 1795341900000,
         "attributes": {"given_name": "Ada", "city": "Zürich"}, "segments": [], "source_version": -3,
+        "external_ids": {"card": "6035550000012345"}, "actor": None,
     }  # fmt: skip
     value = struct.pack(">bI", 0, message["x-schema-id"]) + avro(schema, enrolment)
     assert Codec(LocalRegistry()).decode(value, Enrolment) == Enrolment.from_avro(enrolment)

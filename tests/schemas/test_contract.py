@@ -25,6 +25,7 @@ from tests.schemas.strategies import records
 
 WHO: dict[str, Any] = {"program_id": "grand", "member_id": "m-1", "source_system": "pms", "occurred_at_ms": 1}
 ENROLMENT = Enrolment(**WHO, event_id="e1")
+SUSPENDED = MemberStatus.SUSPENDED
 CHANGE = ProfileChange(**WHO, event_id="e1", segments=())
 ACTIVATION = OfferActivation(**WHO, event_id="e1", offer_id="double")
 
@@ -162,6 +163,20 @@ BROKEN = [
     (CHANGE, {"status": MemberStatus.MERGED}, "STATUS_NOT_SETTABLE", "status"),
     (CHANGE, {"status": MemberStatus.ERASED}, "STATUS_NOT_SETTABLE", "status"),
     (CHANGE, {"status_from_ms": 1}, "STATUS_REQUIRED", "status"),
+    (CHANGE, {"status_from_date": "2027-01-01"}, "STATUS_REQUIRED", "status"),
+    (CHANGE, {"status": SUSPENDED, "status_from_ms": 1, "status_from_date": "2027-01-01"}, "STATUS_FROM_TWICE", "status_from_date"),
+    *[
+        (CHANGE, {"status": SUSPENDED, "status_from_date": day}, "DATE_INVALID", "status_from_date")
+        for day in ("2027-02-29", "2027-1-1", "20270101", "1970-12-31", "9990-01-01", "", "tomorrow")
+    ],
+    (CHANGE, {"external_ids": {f"t{n}": "x" for n in range(33)}}, "TOO_MANY_EXTERNAL_IDS", "external_ids"),
+    (CHANGE, {"external_ids": {"Card": "1"}}, "EXTERNAL_ID_TYPE_INVALID", "external_ids"),
+    (ENROLMENT, {"external_ids": {"card": ""}}, "EXTERNAL_ID_INVALID", "external_ids.card"),
+    (CHANGE, {"external_ids": {"card": "x" * 95}}, "EXTERNAL_ID_INVALID", "external_ids.card"),
+    (CHANGE, {"member_id": "@card"}, "ADDRESS_INVALID", "member_id"),
+    (ENROLMENT, {"member_id": "@card:1"}, "MEMBER_ID_RESERVED", "member_id"),
+    (TRANSFER, {"to_member_id": "@card:1"}, "ADDRESS_NOT_HERE", "to_member_id"),
+    (MERGE, {"target_member_id": "@card:1"}, "ADDRESS_NOT_HERE", "target_member_id"),
     (CHANGE, {"status": MemberStatus.ACTIVE, "status_from_ms": 0}, "TIME_INVALID", "status_from_ms"),
     (CHANGE, {"status": MemberStatus.SUSPENDED, "status_from_ms": 2**62}, "TIME_INVALID", "status_from_ms"),
 ]
