@@ -56,6 +56,9 @@ from streams.domain.mastering import EXTERNAL_IDS, SEGMENTS, STATUS
 from streams.domain.origins import by_name
 from streams.domain.program import PersonalData, Program
 
+HIDDEN, HASHED_CHARACTERS = "***", 16
+"""What stands for what is not shown, and how much of a hash is."""
+
 
 def events(steps: Iterable[Step], recorded_at_ms: int) -> tuple[LoyaltyEvent, ...]:
     """One event per fact, but for the facts that have none."""
@@ -213,7 +216,7 @@ def audit(
     )
 
 
-def audit_by_clock(steps: Sequence[Step], before: Account | None, recorded_at_ms: int) -> tuple[SyncAudit, ...]:
+def audit_by_clock(steps: Sequence[Step], before: Account | None, program: Program, recorded_at_ms: int) -> tuple[SyncAudit, ...]:
     """A status that had been scheduled and has taken effect: from the system that scheduled it, by its event. So is an external id that was
     claimed and is refused, later than the command was answered."""
     audits = []
@@ -222,18 +225,19 @@ def audit_by_clock(steps: Sequence[Step], before: Account | None, recorded_at_ms
         if isinstance(step.fact, StatusChanged) and step.cause.stream == CLOCK_STREAM:
             scheduled = by_name(step.account).get(STATUS)
             detail = f"scheduled by {scheduled.event_id}" if scheduled is not None else None
-            audits.append(_later_audit(step, earlier, scheduled, CommandResult.APPLIED, None, detail, recorded_at_ms))
+            audits.append(_later_audit(step, earlier, program, scheduled, CommandResult.APPLIED, None, detail, recorded_at_ms))
         elif isinstance(step.fact, IdentityRefused):
             name = EXTERNAL_IDS + step.fact.identity_type
             detail = f"{name} leads to {step.fact.owner}"
             reason = LoyaltyEventKind.IDENTITY_CONFLICT.value
-            audits.append(_later_audit(step, earlier, by_name(step.account).get(name), CommandResult.REFUSED, reason, detail, recorded_at_ms))
+            claimed = by_name(step.account).get(name)
+            audits.append(_later_audit(step, earlier, program, claimed, CommandResult.REFUSED, reason, detail, recorded_at_ms))
     return tuple(audits)
 
 
 def _later_audit(
-    step: Step, earlier: Account | None, origin: AttributeOrigin | None, result: CommandResult, reason: str | None, detail: str | None,
-    recorded_at_ms: int,
+    step: Step, earlier: Account | None, program: Program, origin: AttributeOrigin | None, result: CommandResult, reason: str | None,
+    detail: str | None, recorded_at_ms: int,
 ) -> SyncAudit:  # fmt: skip
     """Of what follows from a command long after its answer. `origin`: whose word it was."""
     _, account, cause = step
@@ -249,7 +253,7 @@ def _later_audit(
         reason=reason,
         detail=detail,
         source_version=origin.source_version if origin is not None else None,
-        changes=tuple(changes_between(earlier, account)),
+        changes=tuple(changes_between(earlier, account, program)),
         sequence=account.event_sequence,
         points_delta=0,
         available_points=account.available_points,

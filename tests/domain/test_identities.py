@@ -167,6 +167,20 @@ def test_the_first_claim_counts_and_the_second_member_is_told() -> None:
     world.check()
 
 
+def test_a_refused_claim_has_an_audit_record_that_shows_no_value() -> None:
+    world = World("m-1")
+    world.link("m-1", "4711")
+    world.settle()
+    shell = Shell().enrolled(member_id="m-2", external_ids={"card": "4711"})
+    claimed = identities.take(world.rows[CARD], shell.relays[0], 9)
+    assert claimed.refusal is not None
+    (audit,) = shell.receive(claimed.refusal).audit_by_clock
+    assert (audit.audit_id, audit.member_id, audit.command_id, audit.source_system) == (shell.events[-1].event_id, "m-2", "enrol-0", "pms")
+    assert (audit.result, audit.reason, audit.detail) == (CommandResult.REFUSED, "IDENTITY_CONFLICT", "external_ids.card leads to m-1")
+    assert [(one.attribute, one.before, one.after) for one in audit.changes] == [("external_ids.card", "4***", None)]
+    assert shell.receive(claimed.refusal).audit_by_clock == (), "once"
+
+
 def test_an_enrolment_claims_as_well() -> None:
     world = World("m-1")
     world.send(enrol("e-2", member_id="m-2", external_ids={"card": "4711"}))
