@@ -11,7 +11,8 @@ from enum import StrEnum
 from schemas.records import Account, AttributeOrigin, MemberStatus
 from streams.domain.mastering import EXTERNAL_IDS, SEGMENTS, STATUS, master_of
 from streams.domain.origins import STATUS_RANK, by_name
-from streams.domain.program import PersonalData, Program, in_force
+from streams.domain.outbound import masked
+from streams.domain.program import Program, in_force
 from streams.publishing import rfc_3339
 from streams.reconciliation.exports import Row, Said
 
@@ -283,7 +284,7 @@ def _trouble(one: Difference, evidence: Evidence) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """How values are shown: the first character of those that may be personal, or less, as the programme says; or all of them."""
+    """How values are shown: as the audit of the programme shows them, or in full."""
 
     program: Program
     show: bool = False
@@ -292,8 +293,6 @@ class Mask:
         if value is None:
             return None
         text = ", ".join(value) if isinstance(value, tuple) else value
-        if self.show or part in UNMASKED or part in self.program.audit_shows:
+        if self.show or part in UNMASKED:
             return text
-        if self.program.personal_data is PersonalData.MASKED:
-            return (text[0] if len(text) > 1 else "") + "***"
-        return "***"
+        return masked(self.program, part, text)
