@@ -2,12 +2,13 @@
 
 from schemas.records import MemberOperationKind
 from streams.domain.refusals import Refusal
-from tests.domain.casework import ACTIVE, SUPERSEDED, SUSPENDED, case, seen, suspend, tick
-from tests.domain.shell import activate, adjust, capture, change, earn, enrol, hold, operate, redeem, reverse, transfer, void
+from tests.domain.casework import ACTIVE, LEFT, SUPERSEDED, SUSPENDED, case, reactivate, seen, suspend, tick
+from tests.domain.shell import activate, adjust, capture, change, earn, enrol, hold, make_available, operate, redeem, reverse, transfer, void
 
 MERGE, ERASE = operate(MemberOperationKind.MERGE, target_member_id="m-2"), operate(MemberOperationKind.ERASE)
 JOIN, LEAVE = operate(MemberOperationKind.JOIN_POOL, target_member_id="m-2"), operate(MemberOperationKind.LEAVE_POOL)
 T = 20_000
+leave = change(status=LEFT)
 LATER = change(status=SUSPENDED, status_reason="leaves", status_from_ms=T)
 
 CASES = [
@@ -79,5 +80,18 @@ CASES = [
     case("not before its time", earn(9), suspend, change(status=ACTIVE, status_from_ms=T), seen(T - 1, redeem(1)), result=Refusal.ACCOUNT_SUSPENDED,
          after=(9, 9)),
     case("what holds already", suspend, LATER, tick(T), result=None, after=(0, 0)),
+    # Leaving, and what is parked meanwhile (the whole matrix: test_suspension.py).
+    case("who left redeems nothing", earn(9), leave, redeem(1), result=Refusal.MEMBERSHIP_ENDED, after=(9, 9)),
+    case("left comes before the same member", earn(9), leave, transfer(1, "m-1"), result=Refusal.MEMBERSHIP_ENDED, after=(9, 9)),
+    case("what comes after leaving is parked", leave, earn(9), after=(0, 9), pending=9),
+    case("until the member is back", leave, earn(9), reactivate, after=(9, 9)),
+    case("or enrols again", leave, earn(9), enrol(), after=(9, 9), events=("ACCOUNT_REACTIVATED", "BALANCE_CHANGED")),
+    case("parked points are not for the asking", suspend, earn(9, transaction_id="e"), make_available("e"), result=Refusal.ACCOUNT_SUSPENDED,
+         after=(0, 9), pending=9),
+    case("available when a scheduled reactivation comes", suspend, earn(9), change(status=ACTIVE, status_from_ms=T), tick(T), result=None, after=(9, 9)),
+    case("one version: what allows less counts", change(status=SUSPENDED, source_version=5), change(status=ACTIVE, source_version=5), result=SUPERSEDED,
+         after=(0, 0)),
+    case("in either order", earn(9), change(status=ACTIVE, source_version=5), change(status=LEFT, source_version=5), redeem(1),
+         result=Refusal.MEMBERSHIP_ENDED, after=(9, 9)),
     case("an erasure calls it off", LATER, ERASE, tick(T), result=None, after=(0, 0), events=()),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from streams.domain.vouchers import voucher_code
 from tests.domain.shell import NOW_MS, PROGRAM, Shell, change
 
 APPLIED, SUPERSEDED, CONFLICT = CommandResult.APPLIED, CommandResult.SUPERSEDED, CommandResult.CONFLICT
-SUSPENDED, ACTIVE = MemberStatus.SUSPENDED, MemberStatus.ACTIVE
+SUSPENDED, ACTIVE, LEFT = MemberStatus.SUSPENDED, MemberStatus.ACTIVE, MemberStatus.LEFT
 suspend, reactivate = change(status=SUSPENDED, status_reason="left"), change(status=ACTIVE)
 
 SECOND_MS = 1_000
