@@ -15,8 +15,8 @@ from schemas.records import Account, CommandResult, EntryKind, LedgerEntry, Lot,
 from schemas.records import SyncAudit, Transaction, TransactionKind
 from streams.domain import desk
 from streams.domain.desk import Received, Settlement
-from streams.domain.program import Demotion, EarnRule, Expiry, ExpiryRule, Offer, Period, Program, RefundOfExpired, ReversalPolicy, Reward, Rounding
-from streams.domain.program import Tier, TierPolicy, Window
+from streams.domain.program import Demotion, EarnRule, EarnWhileSuspended, Expiry, ExpiryRule, Offer, Period, Program, RefundOfExpired, ReversalPolicy
+from streams.domain.program import Reward, Rounding, Tier, TierPolicy, Window
 from tests.domain.reference import DAY, MINUTE, Reference, instant
 from tests.domain.shell import Shell, activate, adjust, cancel_voucher, capture, change, earn, enrol, hold, make_available, named, operate, received
 from tests.domain.shell import redeem, redeem_voucher, reverse, void
@@ -53,6 +53,7 @@ CHOICES = st.fixed_dictionaries({
     "rounding": st.sampled_from(Rounding), "expiry": st.sampled_from(EXPIRIES), "pending_days": st.sampled_from([0, 0, 3]),
     "reversal": st.sampled_from(ReversalPolicy), "refund_of_expired": st.sampled_from(RefundOfExpired),
     "hold_minutes": st.sampled_from([None, 30]), "capture_while_suspended": st.booleans(), "idempotency_days": st.sampled_from([400, 30]),
+    "earn_while_suspended": st.sampled_from(EarnWhileSuspended),
 })  # fmt: skip
 POLICIES = st.builds(
     TierPolicy, window=st.sampled_from(Window), window_days=st.just(20), grace_days=st.sampled_from([0, 5]), demotion=st.sampled_from(Demotion),
@@ -131,9 +132,9 @@ class Member(RuleBasedStateMachine):
     def something_happens(self, data: st.DataObject) -> None:
         possible.happen(self, data)
 
-    @possible(1, only_if=lambda self: not self.reference.enrolled or len(self.commands) % 8 == 0, version=VERSIONS)
+    @possible(1, only_if=lambda self: not self.reference.enrolled or self.reference.barred or len(self.commands) % 8 == 0, version=VERSIONS)
     def enrol(self, version: int | None) -> None:
-        self.send(enrol(source_version=version, occurred_at_ms=self.now_ms))
+        self.send(enrol(source_version=version, occurred_at_ms=self.now_ms, attributes={"a": "z"} if version in (1, 6) else {}))
 
     @possible(
         4,
@@ -222,7 +223,7 @@ class Member(RuleBasedStateMachine):
 
     @possible(
         1,
-        status=st.sampled_from([MemberStatus.ACTIVE, MemberStatus.SUSPENDED]), source=SOURCES, version=VERSIONS,
+        status=st.sampled_from([MemberStatus.ACTIVE, MemberStatus.SUSPENDED, MemberStatus.LEFT]), source=SOURCES, version=VERSIONS,
         in_ms=st.sampled_from([None, None, -1, 0, 1, 3 * DAY]),
     )  # fmt: skip
     def change_status(self, status: MemberStatus, source: str, version: int | None, in_ms: int | None) -> None:
@@ -232,13 +233,17 @@ class Member(RuleBasedStateMachine):
     @possible(
         1,
         attributes=st.dictionaries(st.sampled_from("ab"), st.none() | st.sampled_from("xy"), min_size=1),
-        tier=st.sampled_from([None, "blue", "silver", "gold", "none-such"]), until_in_ms=st.sampled_from([None, 1, 9 * DAY]), version=VERSIONS,
+        tier=st.sampled_from([None, None, "blue", "silver", "gold", "none-such"]), source=SOURCES, status=st.none() | st.just(MemberStatus.SUSPENDED),
+        until_in_ms=st.sampled_from([None, 1, 9 * DAY]), version=VERSIONS,
     )  # fmt: skip
-    def change_profile_or_tier(self, attributes: dict[str, str | None], tier: str | None, until_in_ms: int | None, version: int | None) -> None:
+    def change_profile_or_tier(
+        self, attributes: dict[str, str | None], tier: str | None, source: str, status: MemberStatus | None, until_in_ms: int | None, version: int | None
+    ) -> None:
         if tier is None:
-            self.send(change(attributes=attributes, source_version=version), at_now=True)
+            self.send(change(attributes=attributes, status=status, source_system=source, source_version=version), at_now=True)
         else:
-            until_ms = until_in_ms and self.now_ms + until_in_ms
+            # Given before the enrolment it could end before the membership begins, of which the reference has no periods.
+            until_ms = self.now_ms + until_in_ms if until_in_ms and self.reference.enrolled else None
             self.send(operate(MemberOperationKind.SET_TIER, tier=tier, valid_until_ms=until_ms), at_now=True)
 
     @possible(3, beside_ms=st.sampled_from([-1, 0, 1]), ticked=st.booleans())
@@ -405,14 +410,19 @@ class Member(RuleBasedStateMachine):
         assert (account.available_points, account.pending_points) == (reference.available, reference.pending)
         assert (account.held_points, account.debt_points) == (reference.held, reference.debt)
         assert [_shape(lot) for lot in account.lots] == [
-            (lot.lot_id, lot.points, *(lot.of(part) for part in ("remaining", "held", "spent", "expired", "clawed", "settled")), lot.pending, lot.expires_at_ms)
+            (lot.lot_id, lot.points, *(lot.of(part) for part in ("remaining", "held", "spent", "expired", "clawed", "settled")), lot.pending, lot.parked,
+             lot.expires_at_ms)
             for lot in reference.open_lots
         ]  # fmt: skip
         assert [found.hold_id for found in account.holds] == [*reference.holds]
         assert (account.tier, account.tier_valid_until_ms) == (reference.tier, reference.tier_until_ms)
         assert [voucher.voucher_code for voucher in account.vouchers] == reference.open_vouchers()
         assert account.active_offers == tuple(sorted({offer_id for offer_id, _ in reference.activations}))
-        assert (account.status is MemberStatus.SUSPENDED) == reference.suspended
+        assert account.status is reference.status
+        assert (account.scheduled_status, account.scheduled_at_ms) == (reference.scheduled or (None, None))
+        assert account.attributes == reference.attributes
+        words = {name: (one.source_system, one.source_version) for one in account.origins for name in one.names}
+        assert words == reference.last_words
         assert account.source_versions == reference.newest
 
     @invariant()
@@ -524,7 +534,7 @@ class Member(RuleBasedStateMachine):
         status = {event.sequence: event.account.status for event in self.shell.events}
         allowed = {EntryKind.CAPTURE} if self.reference.program.capture_while_suspended else set()
         for event in self.shell.events:
-            if status[event.sequence] is MemberStatus.SUSPENDED and event.kind is LoyaltyEventKind.BALANCE_CHANGED:
+            if status[event.sequence] is not MemberStatus.ACTIVE and event.kind is LoyaltyEventKind.BALANCE_CHANGED:
                 assert event.movement not in {EntryKind.REDEEM, EntryKind.HOLD, EntryKind.CAPTURE, EntryKind.TRANSFER_OUT} - allowed
 
     def balances_as_of_any_time(self) -> None:
@@ -583,7 +593,7 @@ def _delta(entry: LedgerEntry, account: str) -> int:
 
 def _shape(lot: Lot) -> tuple[object, ...]:
     return (
-        lot.lot_id, lot.points, lot.remaining, lot.held, lot.spent, lot.expired, lot.clawed, lot.settled, lot.pending, lot.expires_at_ms,
+        lot.lot_id, lot.points, lot.remaining, lot.held, lot.spent, lot.expired, lot.clawed, lot.settled, lot.pending, lot.parked, lot.expires_at_ms,
     )  # fmt: skip
 
 

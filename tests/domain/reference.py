@@ -14,11 +14,13 @@ from hashlib import sha256
 
 from schemas.contract import Command
 from schemas.records import Enrolment, MemberOperation, MemberStatus, OfferActivation, ProfileChange, Transaction
-from streams.domain.program import Demotion, ExpiryRule, Offer, Period, Program, RefundOfExpired, ReversalPolicy, Rounding, Tier, Window
+from streams.domain.program import Demotion, EarnWhileSuspended, ExpiryRule, Offer, Period, Program, RefundOfExpired, ReversalPolicy, Rounding, Tier
+from streams.domain.program import Window
 
 DAY = 24 * 3600 * 1000
 MINUTE = 60 * 1000
 DIGITS = {"EUR": 2, "JPY": 0}
+RANK = {MemberStatus.ACTIVE: 0, MemberStatus.SUSPENDED: 1, MemberStatus.LEFT: 2}
 PARTS = ("remaining", "held", "spent", "expired", "clawed", "settled")
 
 Part = tuple[str, int, int | None]
@@ -43,6 +45,8 @@ class Lot:
     expires_at_ms: int | None
     by_earn: bool = False
     pending: bool = False
+    parked: bool = False
+    """Pending for no other reason than that its member was not active when it came."""
     available_from_ms: int | None = None
     kept_by_activity: bool = False
     moves: list[tuple[str, str, int]] = field(default_factory=list)
@@ -112,9 +116,12 @@ class Reference:
     """Points, below 0 for reversals, and their effective time."""
     tier: str = ""
     tier_until_ms: int | None = None
-    suspended: bool = False
-    scheduled: tuple[bool, int] | None = None
+    status: MemberStatus = MemberStatus.ACTIVE
+    scheduled: tuple[MemberStatus, int] | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
+    last_words: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    """Part of the profile -> the source system that had the last word on it, and the greatest version with which it has spoken of it."""
     activations: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     """The bonuses that were given, by offer and period."""
     given_by_rules: dict[tuple[str, int], list[int]] = field(default_factory=dict)
@@ -141,6 +148,11 @@ class Reference:
     @property
     def debt(self) -> int:
         return sum(self.debts)
+
+    @property
+    def barred(self) -> str | None:
+        """Why nothing leaves; None: it may."""
+        return {MemberStatus.SUSPENDED: "ACCOUNT_SUSPENDED", MemberStatus.LEFT: "MEMBERSHIP_ENDED"}.get(self.status)
 
     @property
     def open_lots(self) -> list[Lot]:
@@ -192,7 +204,7 @@ class Reference:
 
     def _happen(self, at_ms: int) -> None:
         if self.scheduled and self.scheduled[1] <= at_ms:
-            self.suspended, self.scheduled = self.scheduled[0], None
+            self._set_status(self.scheduled[0], at_ms)
         activated = [lot for lot in self.lots.values() if lot.pending and lot.available_from_ms is not None and lot.available_from_ms <= at_ms]
         for lot in activated:
             lot.pending, lot.available_from_ms = False, None
@@ -207,6 +219,14 @@ class Reference:
                 voucher.state = "EXPIRED"
         if self.tier_until_ms is not None and self.tier_until_ms <= at_ms:
             self._end_of_tier(self.tier_until_ms, at_ms)
+
+    def _set_status(self, status: MemberStatus, at_ms: int) -> None:
+        self.status, self.scheduled = status, None
+        parked = [lot for lot in self.lots.values() if lot.parked and lot.of("remaining")]
+        if parked and status is MemberStatus.ACTIVE:
+            for lot in parked:
+                lot.pending = lot.parked = False
+            self._pay_debt(at_ms)
 
     # Lots.
 
@@ -399,7 +419,7 @@ class Reference:
             deed.applied = answers == {"APPLIED"}
             self.deeds[command.transaction_id] = deed
         elif isinstance(command, Enrolment):
-            answers = {self._enrol(command)}
+            answers = {self._enrol(command, now_ms)}
         elif isinstance(command, OfferActivation):
             answers = {self._activate_offer(command)}
         elif isinstance(command, ProfileChange):
@@ -413,20 +433,24 @@ class Reference:
         """Older than answers are remembered, but not gone: its id cannot be used again."""
         return transaction_id in self.holds or (transaction_id in self.lots and self.lots[transaction_id].is_open)
 
-    def _enrol(self, command: Enrolment) -> str:
-        if self.enrolled:
+    def _enrol(self, command: Enrolment, now_ms: int) -> str:
+        if not self.enrolled:
+            self.enrolled_at_ms, self.tier = command.occurred_at_ms, self.program.tiers[0].name
+            self._note(command, [*command.attributes, "status"])
+            self.attributes = dict(command.attributes)
+            return "APPLIED"
+        if self.status is not MemberStatus.LEFT:
             return "MEMBER_ALREADY_ENROLLED"
-        self.enrolled_at_ms, self.tier = command.occurred_at_ms, self.program.tiers[0].name
-        if command.source_version is not None:
-            self.newest[command.source_system] = command.source_version
-        return "APPLIED"
+        if not self._is_news(command, "status", 0, self._status_rank()):
+            return "SUPERSEDED"
+        return self._apply(command, MemberStatus.ACTIVE, None, now_ms)
 
     def _activate_offer(self, command: OfferActivation) -> str:
         offer = self.program.offers.get(command.offer_id)
         if offer is None:
             return "OFFER_UNKNOWN"
-        if self.suspended:
-            return "ACCOUNT_SUSPENDED"
+        if self.barred:
+            return self.barred
         if not _runs(offer, command.occurred_at_ms):
             return "OFFER_NOT_RUNNING"
         if offer.tiers and self.tier not in offer.tiers:
@@ -440,17 +464,49 @@ class Reference:
         return "APPLIED"
 
     def _change(self, command: ProfileChange, now_ms: int) -> str:
-        if command.source_version is not None:
-            if command.source_version <= self.newest.get(command.source_system, -1):
-                return "SUPERSEDED"
-            self.newest[command.source_system] = command.source_version
-        if command.status is not None:
-            suspended = command.status is MemberStatus.SUSPENDED
-            if command.status_from_ms is not None and command.status_from_ms > now_ms:
-                self.scheduled = (suspended, command.status_from_ms)
+        return self._apply(command, command.status, command.status_from_ms, now_ms)
+
+    def _apply(self, command: Enrolment | ProfileChange, status: MemberStatus | None, from_ms: int | None, now_ms: int) -> str:
+        """Part by part: what is no news of one part may come with news of another."""
+        news = [name for name, value in command.attributes.items() if self._is_news(command, name, value or "", self.attributes.get(name, ""))]
+        if status is not None and self._is_news(command, "status", RANK[status], self._status_rank()):
+            news.append("status")
+        if not news:
+            return "SUPERSEDED"
+        self._note(command, news)
+        for name in news:
+            value = command.attributes.get(name)
+            if value is not None:
+                self.attributes[name] = value
+            elif name in command.attributes:
+                self.attributes.pop(name, None)
+        if status is not None and "status" in news:
+            if from_ms is not None and from_ms > now_ms:
+                self.scheduled = (status, from_ms)
             else:
-                self.suspended, self.scheduled = suspended, None
+                self._set_status(status, now_ms)
         return "APPLIED"
+
+    def _status_rank(self) -> int:
+        return RANK[self.scheduled[0] if self.scheduled else self.status]
+
+    def _is_news(self, command: Enrolment | ProfileChange, name: str, said: int | str, current: int | str) -> bool:
+        """Of one version the greater value counts, so that every order comes to the same."""
+        version = command.source_version
+        if version is None or name not in self.last_words:
+            return True
+        source, last = self.last_words[name]
+        if source != command.source_system:
+            return version > self.newest.get(command.source_system, -1)
+        return last is None or (version, said) > (last, current)  # type: ignore[operator]
+
+    def _note(self, command: Enrolment | ProfileChange, names: list[str]) -> None:
+        source, version = command.source_system, command.source_version
+        for name in names:
+            before = self.last_words.get(name, ("", None))
+            self.last_words[name] = (source, before[1] if version is None and before[0] == source else version)
+        if version is not None:
+            self.newest[source] = max(version, self.newest.get(source, version))
 
     def _operate(self, command: MemberOperation, now_ms: int) -> str:
         tier = next((tier for tier in self.program.tiers if tier.name == command.tier), None)
@@ -475,6 +531,8 @@ class Reference:
             return "CURRENCY_NOT_EARNING"
         else:
             base = self._computed(command)
+        if self.barred and self.program.earn_while_suspended is EarnWhileSuspended.REFUSE:
+            return self.barred
         points = base + self._bonuses(command, base)
         if points:
             lot = self._new_lot(command, points, deed)
@@ -534,6 +592,8 @@ class Reference:
             if command.available_from_ms is None and not command.pending and self.program.pending_days:
                 lot.available_from_ms = at_ms + self.program.pending_days * DAY
             lot.pending = bool(command.pending) or lot.available_from_ms is not None
+            if not lot.pending and self.barred and self.program.earn_while_suspended is EarnWhileSuspended.PARK:
+                lot.pending = lot.parked = True
         lot.move("outside", "remaining", points)
         self.lots[lot.lot_id] = lot
         deed.made_lot = True
@@ -542,8 +602,8 @@ class Reference:
     def _redeem(self, command: Transaction, deed: Deed, now_ms: int) -> str:
         assert command.points is not None
         reward = self.program.rewards.get(command.reward_code or "")
-        if self.suspended:
-            return "ACCOUNT_SUSPENDED"
+        if self.barred:
+            return self.barred
         if reward is not None and reward.points not in (None, command.points):
             return "REWARD_PRICE_DIFFERS"
         if command.points > self.available:
@@ -569,8 +629,8 @@ class Reference:
 
     def _hold(self, command: Transaction, deed: Deed, now_ms: int) -> str:
         assert command.points is not None
-        if self.suspended:
-            return "ACCOUNT_SUSPENDED"
+        if self.barred:
+            return self.barred
         if command.points > self.available:
             return "INSUFFICIENT_POINTS"
         ends_ms = command.expires_at_ms
@@ -586,8 +646,8 @@ class Reference:
             return {"HOLD_NOT_FOUND"}
         if hold is None and not self._remembered(hold_id, now_ms):
             return {"HOLD_NOT_FOUND"}
-        if capture and self.suspended and not self.program.capture_while_suspended:
-            return {"ACCOUNT_SUSPENDED"}
+        if capture and self.barred and not self.program.capture_while_suspended:
+            return {self.barred}
         if hold is None:
             assert placed is not None and placed.hold_ended_by is not None
             return {placed.hold_ended_by}
@@ -628,7 +688,9 @@ class Reference:
         lot_id = command.related_transaction_id or ""
         lot = self.lots.get(lot_id)
         if lot is not None and lot.is_open and lot.pending:
-            lot.pending, lot.available_from_ms = False, None
+            if lot.parked and self.barred:
+                return self.barred
+            lot.pending, lot.parked, lot.available_from_ms = False, False, None
             self._pay_debt(now_ms)
             return "APPLIED"
         return "NOT_PENDING" if self._known(lot_id, now_ms) or self._remembered(lot_id, now_ms) else "TRANSACTION_NOT_FOUND"
@@ -689,8 +751,8 @@ class Reference:
         voucher = self._voucher(command.voucher_code)
         if voucher is None:
             return "VOUCHER_NOT_FOUND"
-        if self.suspended:
-            return "ACCOUNT_SUSPENDED"
+        if self.barred:
+            return self.barred
         return self._close(voucher, "REDEEMED")
 
     def _close(self, voucher: Voucher, state: str) -> str:

@@ -50,7 +50,9 @@ OPERATIONS: dict[str, tuple[Command, dict[str, dict[str, str]]]] = {
         change(attributes={"contact.phone": "1"}),
         {"a pattern": {"contact.phone": S}, "a local exception": {"contact.phone": S}, "a longer pattern outweighs": {"contact.phone": S}},
     ),
-    "a shorter name than the pattern": (change(attributes={"contact": "1"}), {"a local exception": {"contact": H}, "a longer pattern outweighs": {"contact": H}}),
+    "a shorter name than the pattern": (
+        change(attributes={"contact": "1"}), {"a local exception": {"contact": H}, "a longer pattern outweighs": {"contact": H}},
+    ),
     "what is local by exception": (change(attributes={"nickname": "A"}), {}),
     "local within a pattern": (change(attributes={"contact.note": "x"}), {"a pattern": {"contact.note": S}, "a longer pattern outweighs": {"contact.note": S}}),
     "set segments": (change(segments=("vip",)), {"several masters": {"segments": C}, "a local exception": {"segments": H}}),

@@ -26,6 +26,42 @@ TABLE, MACHINE, MANY = "table", "machine", "machine of many members"
 # What goes wrong, and in which module; the right text, the wrong text; who must notice.
 FAULTS: list[tuple[str, str, str, str, set[str]]] = [
     (
+        "an event counts again under the version that is there", "origins",
+        "return version == origin.source_version and said > current",
+        "return version == origin.source_version",
+        {TABLE},
+    ),
+    (
+        "of two statuses under one version the first to arrive counts", "origins",
+        "return version == origin.source_version and said > current",
+        "return False",
+        {TABLE},
+    ),
+    (
+        "versions are compared by arrival", "origins",
+        "if origin.source_version is None or version > origin.source_version:",
+        "if True:",
+        {TABLE},
+    ),
+    (
+        "what was parked is forgotten", "profiles",
+        "    ledger.unpark(book)\n    return command.status",
+        "    return command.status",
+        {TABLE},
+    ),
+    (
+        "what was parked is forgotten when a scheduled status comes", "timers",
+        "            ledger.unpark(book)\n",
+        "",
+        {TABLE},
+    ),
+    (
+        "who has left goes on spending", "suspension",
+        ", MemberStatus.LEFT: Refusal.MEMBERSHIP_ENDED",
+        "",
+        {TABLE},
+    ),
+    (
         "the whole balance cannot be spent", "ledger",
         "        return Refusal.REWARD_PRICE_DIFFERS\n    if points > account.available_points:",
         "        return Refusal.REWARD_PRICE_DIFFERS\n    if points >= account.available_points:",
@@ -295,12 +331,6 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
         "an offer is activated twice", "offers",
         "if use_of(account, offer.offer_id, period_ms) is not None:",
         "if False:",
-        {TABLE, MACHINE},
-    ),
-    (
-        "a version that was applied is applied again", "profiles",
-        "command.source_version > applied_version",
-        "command.source_version >= applied_version",
         {TABLE, MACHINE},
     ),
     (
