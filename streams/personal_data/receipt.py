@@ -68,6 +68,6 @@ def _in_history(history: Mapping[str, Any]) -> Iterator[str]:
     older = [row for row in history.get("member_profile_history", ()) if row["operation"] != "ERASE"]
     if older:
         yield f"{len(older)} versions of the profile"
-    words = [row for row in history.get("loyalty_events", ()) if row["command_reason"] is not None]
+    words = [row for row in history.get("loyalty_events", ()) if row["command_reason"]]
     if words:
         yield f"{len(words)} events with reasons that senders gave"
