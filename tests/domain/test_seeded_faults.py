@@ -287,14 +287,14 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
     ),
     (
         "suspended members spend", "ledger",
-        "    if account.status is MemberStatus.SUSPENDED:\n        return Refusal.ACCOUNT_SUSPENDED\n    reward",
-        "    reward",
+        "    if (refusal := barred(account)) is not None:\n        return refusal\n    reward =",
+        "    reward =",
         {TABLE, MACHINE},
     ),
     (
         "suspended members capture", "ledger",
-        "if book.account.status is MemberStatus.SUSPENDED and not book.program.capture_while_suspended:",
-        "if False:",
+        "is not None and not book.program.capture_while_suspended:",
+        "is not None and book.program.capture_while_suspended is None:",
         {TABLE},
     ),
     (
