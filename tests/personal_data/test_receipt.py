@@ -18,7 +18,8 @@ NUMBER: dict[str, Any] = {
     "member_id": "m-1", "account": ACCOUNT, "waiting": [], "vouchers": [], "outcomes": [{"id": "t:1"}, {"id": "t:2"}], "cache": None,
     "rows_to_forget": 0,
     "history": {
-        "member_profile_history": [{"operation": "ERASE"}], "loyalty_events": [{"command_reason": None}, {"command_reason": ""}], "ledger_entries": [{"points_delta": 70}],
+        "member_profile_history": [{"operation": "ERASE"}], "loyalty_events": [{"command_reason": None}, {"command_reason": ""}],
+        "ledger_entries": [{"points_delta": 70}],
     },
 }  # fmt: skip
 
