@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from schemas.contract import EXTERNAL_ID_TYPE
 from schemas.records import LoyaltyEventKind
 from streams import programs as programme_rules
 from streams.domain.program import Program
@@ -80,6 +81,20 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scim:
+    """How SCIM's attributes are kept for the token of the same name."""
+
+    user_name_type: str = "scim_user_name"
+    """Type of the external id that holds userName."""
+    external_id_type: str = "scim_external_id"
+    """Type of the external id that holds externalId."""
+    employee_type: str = "employee"
+    """Type of the external id that holds the enterprise extension's employeeNumber."""
+    absent_active: str = "unchanged"
+    """What a PUT without `active` means: unchanged, or suspend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     programs: Mapping[str, Program]
     """As the file has them, each as version 1. What is in force is in the log: streams/publishing.py."""
@@ -88,6 +103,8 @@ class Configuration:
     tokens: tuple[Token, ...]
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The table of each programme as it was parsed, for the log."""
+    scim: Mapping[str, Scim] = field(default_factory=dict)
+    """By the name of the token; a token without one has the defaults."""
 
 
 def load(settings: Settings) -> Configuration:
@@ -120,8 +137,8 @@ def parse(document: Mapping[str, Any], *, voucher_key: bytes = b"", folder: Path
     """
     reader = TomlReader(folder, file=file, text=text)
     for name in document:
-        if name not in ("programs", "sources", "destinations", "tokens"):
-            reader.problem(join("", name), "is not a table of this file: programs, sources, destinations or tokens")
+        if name not in ("programs", "sources", "destinations", "tokens", "scim"):
+            reader.problem(join("", name), "is not a table of this file: programs, sources, destinations, tokens or scim")
     rules = dict(reader.tables(document, "programs"))
     programs = {name: programme_rules.read(reader, name, table, voucher_key=voucher_key) for name, table in rules.items()}
     if not document.get("programs"):
@@ -129,8 +146,9 @@ def parse(document: Mapping[str, Any], *, voucher_key: bytes = b"", folder: Path
     sources = {name: _source(reader, name, table, programs) for name, table in reader.tables(document, "sources")}
     destinations = {name: _destination(reader, name, table, programs) for name, table in reader.tables(document, "destinations")}
     tokens = tuple(_token(reader, name, table, programs) for name, table in reader.tables(document, "tokens"))
+    scim = {name: _scim(reader, name, table, tokens) for name, table in reader.tables(document, "scim")}
     reader.raise_problems()
-    return Configuration(programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules)
+    return Configuration(programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules, scim=scim)
 
 
 def render_example(text: str) -> str:
@@ -205,6 +223,24 @@ def _token(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Ma
         programs=reader.names(place, table, "programs", programs),
         source_systems=reader.texts(place, table, "source_systems"),
     )
+
+
+def _scim(reader: TomlReader, name: str, table: Mapping[str, Any], tokens: tuple[Token, ...]) -> Scim:
+    place = f"scim.{name}"
+    reader.check_keys(place, table, {"user_name_type", "external_id_type", "employee_type", "absent_active"})
+    if not any(token.name == name and "scim" in token.scopes for token in tokens):
+        reader.problem(place, f"needs a token of its name: [tokens.{name}] with the scope scim")
+    defaults = Scim()
+    types = {key: reader.value(place, table, key, str, getattr(defaults, key)) for key in ("user_name_type", "external_id_type", "employee_type")}
+    for key, value in types.items():
+        if not EXTERNAL_ID_TYPE.fullmatch(value):
+            reader.problem(f"{place}.{key}", "must be a-z, 0-9 and '_', and start with a letter; 32 characters at most")
+    if len(set(types.values())) < len(types):
+        reader.problem(place, "gives one type to two attributes: user_name_type, external_id_type and employee_type must differ")
+    absent_active = reader.value(place, table, "absent_active", str, defaults.absent_active)
+    if absent_active not in ("unchanged", "suspend"):
+        reader.problem(f"{place}.absent_active", f"must be unchanged or suspend, not {absent_active!r}")
+    return Scim(absent_active=absent_active, **types)
 
 
 def _program_name(reader: TomlReader, place: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> str:

@@ -20,6 +20,7 @@ from streams.ingress import docs, members, personal_data, rereader, rest, waitin
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError
 from streams.ingress.publisher import ACKNOWLEDGEMENT_TIMEOUT_S
+from streams.ingress.scim import routes as scim
 from streams.observability import add_routes, serve
 from streams.settings import Settings
 
@@ -59,6 +60,7 @@ def make_app(
     app.router.add_get("/v1/members/{member_id:[^/]+}/export", personal_data.export, allow_head=False)
     app.router.add_delete("/v1/members/{member_id:[^/]+}", personal_data.erase)
     app.router.add_get("/v1/waiting", waiting.get_waiting, allow_head=False)
+    scim.add_routes(app)
     text = OPENAPI.read_text()
     document = yaml.safe_load(text)
     for path, media_type, body in (

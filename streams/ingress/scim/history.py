@@ -1,0 +1,82 @@
+"""Listings: the newest profile of each member, from ClickHouse, which is about a second behind the ledger."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+
+from schemas.records import Account, MemberStatus
+from streams.errors import UnavailableError
+from streams.settings import Settings
+
+TIMEOUT_S = 10.0
+BEHIND_S_MAX = 5.0
+ASK_AGAIN_S = 0.1
+LINE_BYTES_MAX = 4 * 1024 * 1024
+
+NEWEST = """
+SELECT member_id, version, attributes, external_ids, status
+FROM (SELECT * FROM member_profile_history WHERE program_id = {program_id:String} ORDER BY member_id, version DESC LIMIT 1 BY member_id)
+WHERE status IN ('ACTIVE', 'SUSPENDED')
+ORDER BY member_id
+FORMAT JSONEachRow
+"""
+
+VERSIONS = """
+SELECT member_id, max(version) AS version FROM member_profile_history
+WHERE program_id = {program_id:String} AND member_id IN {members:Array(String)}
+GROUP BY member_id
+FORMAT JSONEachRow
+"""
+
+
+async def newest(settings: Settings, program_id: str) -> AsyncIterator[Account]:
+    """Every member who is ACTIVE or SUSPENDED, in the order of their numbers; of the account only what a profile has.
+
+    Raises UnavailableError.
+    """
+    async for row in _rows(settings, NEWEST, {"program_id": program_id}):
+        yield Account(
+            program_id=program_id, member_id=row["member_id"], status=MemberStatus(row["status"]), tier="", enrolled_at_ms=0,
+            profile_version=int(row["version"]), attributes=row["attributes"], external_ids=row["external_ids"],
+        )  # fmt: skip
+
+
+async def wait_for(settings: Settings, program_id: str, versions: Mapping[str, int]) -> None:
+    """Return when the history has these versions, by member, or after BEHIND_S_MAX. Raises UnavailableError."""
+    missing = dict(versions)
+    try:
+        async with asyncio.timeout(BEHIND_S_MAX):
+            while missing:
+                members = "[" + ",".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in missing) + "]"
+                async for row in _rows(settings, VERSIONS, {"program_id": program_id, "members": members}):
+                    if int(row["version"]) >= missing[row["member_id"]]:
+                        del missing[row["member_id"]]
+                if missing:
+                    await asyncio.sleep(ASK_AGAIN_S)
+    except TimeoutError:
+        return  # An older listing is better than none.
+
+
+async def _rows(settings: Settings, query: str, values: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+    parameters = {"output_format_json_quote_64bit_integers": "0"}
+    parameters |= {f"param_{name}": value.replace("\\", "\\\\") for name, value in values.items()}  # Read as a field of TSV.
+    headers = {
+        "X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password,
+        "X-ClickHouse-Database": settings.clickhouse_database,
+    }  # fmt: skip
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, read_bufsize=LINE_BYTES_MAX) as session,
+            session.post(settings.clickhouse_url, params=parameters, data=query.encode(), headers=headers) as response,
+        ):
+            if response.status != 200:
+                said = (await response.text()).partition("\n")[0][:300]
+                raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} answers {response.status}: {said}")
+            async for line in response.content:
+                yield json.loads(line)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise UnavailableError(f"No ClickHouse answers at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {error}") from error

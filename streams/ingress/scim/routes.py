@@ -1,0 +1,382 @@
+"""/scim/v2: every write is a command on its ordinary topic, answered by the worker's decision on it."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from aiohttp import web
+from pydantic import ValidationError
+from scim2_models import (
+    AuthenticationScheme, Bulk, ChangePassword, Context, ETag, Error, Filter, InvalidSyntaxException,
+    InvalidValueException, ListResponse, MutabilityException, NotFoundException, Patch, PatchOp, PreconditionFailedException, ResourceType,
+    SCIMException, Schema, ScimFilter, ScimPolicy, SearchRequest, ServiceProviderConfig, Sort, UniquenessException,
+)  # fmt: skip
+from scim2_models.path import Comparison
+
+from schemas.contract import Command
+from schemas.records import Account, CommandResult, Enrolment, MemberStatus, ProfileChange
+from streams.configuration import Scim, Token
+from streams.errors import ContractError, UnavailableError
+from streams.ingress import commands, rest
+from streams.ingress.authentication import authenticate, only_program, require_scope
+from streams.ingress.parts import PARTS, Parts
+from streams.ingress.problems import ProblemError
+from streams.ingress.scim import history
+from streams.ingress.scim.resources import Enterprise, LoyaltyUser, changes, masters_elsewhere, member_id, parts_by_path, read, show, version
+
+BASE = "/scim/v2"
+CONTENT_TYPE = "application/scim+json"
+DECISION_TIMEOUT_S = 8.0
+PAGE_MAX = 200
+WRITES_REMEMBERED_MAX = 1000
+REFUSED_FOR_MASTER = "ATTRIBUTE_MASTERED_EXTERNALLY"
+GONE = (MemberStatus.LEFT, MemberStatus.ERASED, MemberStatus.MERGED)
+TOLERANT = ScimPolicy(unknown=ScimPolicy.Unknown.ignore)
+_TRESPASS = re.compile(r"(\S+) is mastered by ([^;]+)")
+
+User = LoyaltyUser
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+WRITES: web.AppKey[dict[tuple[str, str], int]] = web.AppKey("scim_writes", dict)
+"""(programme, member) -> profile version of the newest writes of this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Who asks."""
+
+    token: Token
+    program_id: str
+    settings: Scim
+
+
+def add_routes(app: web.Application) -> None:
+    """The paths of SCIM, which document themselves at /scim/v2/Schemas."""
+    app[WRITES] = {}
+    router = app.router
+    router.add_get(f"{BASE}/Users", _scim(list_users), allow_head=False)
+    router.add_post(f"{BASE}/Users", _scim(create))
+    router.add_get(f"{BASE}/Users/{{id:[^/]+}}", _scim(get), allow_head=False)
+    router.add_patch(f"{BASE}/Users/{{id:[^/]+}}", _scim(patch))
+    router.add_put(f"{BASE}/Users/{{id:[^/]+}}", _scim(put))
+    router.add_delete(f"{BASE}/Users/{{id:[^/]+}}", _scim(delete))
+    router.add_get(f"{BASE}/ServiceProviderConfig", _scim(get_config), allow_head=False)
+    for name, make in (("Schemas", _schemas), ("ResourceTypes", _resource_types)):
+        router.add_get(f"{BASE}/{name}", _scim(_listing(make)), allow_head=False)
+        router.add_get(f"{BASE}/{name}/{{id:[^/]+}}", _scim(_entry(make)), allow_head=False)
+
+
+def _scim(handler: Handler) -> Handler:
+    """Errors in SCIM's form, whatever their origin."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.Response:
+        headers: Mapping[str, str] = {}
+        try:
+            return await handler(request)
+        except SCIMException as error:
+            found = error.to_error()
+        except ValidationError as error:
+            found = Error.from_validation_error(error.errors()[0])
+        except (ProblemError, ContractError, UnavailableError, TimeoutError) as error:
+            problem = rest.as_problem(error)
+            headers = problem.headers
+            detail = problem.detail or "; ".join(f"{one.field}: {one.detail}" for one in problem.errors) or str(problem.body("")["title"])
+            invalid = problem.status == 422
+            found = Error(status=400 if invalid else problem.status, scim_type="invalidValue" if invalid else None, detail=detail)
+        return _json(found.model_dump(), found.status or 400, headers)
+
+    return answer
+
+
+async def get(request: web.Request) -> web.Response:
+    client = _client(request)
+    account = await _account(request, client)
+    if request.headers.get("If-None-Match") in ("*", version(account)):
+        return web.Response(status=304, headers={"ETag": version(account)})
+    return _user(request, client, account)
+
+
+async def create(request: web.Request) -> web.Response:
+    """201, also for who has left: a new enrolment begins the membership again. 409 for who is there."""
+    client, parts = _client(request), request.app[PARTS]
+    user = User.model_validate(_body(request, await request.read()), scim_ctx=Context.RESOURCE_CREATION_REQUEST, scim_policy=TOLERANT)
+    said = read(user, client.settings)
+    number = member_id(client.token.name, str(user.user_name))
+    for kind, value in said.external_ids.items():
+        holder = await parts.accounts.resolve(client.program_id, kind, value)
+        if holder is not None and holder != number:
+            other = await parts.accounts.from_owner(client.program_id, holder)
+            if other is not None and other.status not in GONE:
+                raise UniquenessException(detail=f"{_path_of(client.settings, 'external_ids.' + kind)} is that of another user")
+    before = await parts.accounts.from_owner(client.program_id, number)
+    if before is not None and before.status is not MemberStatus.LEFT:
+        raise UniquenessException(detail="userName is that of another user")
+    enrolment = Enrolment(
+        **_common(request, client, number, before, await request.read()), attributes=said.attributes, external_ids=said.external_ids,
+    )  # fmt: skip
+    await _decide(request, client, enrolment)
+    if said.active is False:
+        enrolled = await parts.accounts.from_owner(client.program_id, number)
+        await _decide(request, client, ProfileChange(**_common(request, client, number, enrolled, b"inactive"), status=MemberStatus.SUSPENDED))
+    return await _written(request, client, number, 201)
+
+
+async def patch(request: web.Request) -> web.Response:
+    client = _client(request)
+    account = await _account(request, client)
+    _require_match(request, account)
+    operations = PatchOp[User].model_validate(
+        _body(request, await request.read()), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=TOLERANT
+    )
+    after = show(account, client.settings, "")
+    operations.patch(after, scim_policy=TOLERANT)
+    return await _change(request, client, account, after)
+
+
+async def put(request: web.Request) -> web.Response:
+    """What the body leaves out is cleared; `active` is as the settings say."""
+    client = _client(request)
+    account = await _account(request, client)
+    _require_match(request, account)
+    after = User.model_validate(_body(request, await request.read()), scim_ctx=Context.RESOURCE_REPLACEMENT_REQUEST, scim_policy=TOLERANT)
+    if after.active is None and client.settings.absent_active == "suspend":
+        after.active = False
+    return await _change(request, client, account, after)
+
+
+async def delete(request: web.Request) -> web.Response:
+    client = _client(request)
+    account = await _account(request, client)
+    _require_match(request, account)
+    await _decide(request, client, ProfileChange(**_common(request, client, account.member_id, account, b""), status=MemberStatus.LEFT))
+    await _remember(request, client, account.member_id)
+    return web.Response(status=204)
+
+
+async def list_users(request: web.Request) -> web.Response:
+    """A page. A filter of one identifier is answered by the ledger itself, others by the history."""
+    client, parts = _client(request), request.app[PARTS]
+    asked = SearchRequest[User].model_validate(dict(request.query), scim_ctx=Context.SEARCH_REQUEST)
+    start, count = max(asked.start_index or 1, 1), min(max(PAGE_MAX if asked.count is None else asked.count, 0), PAGE_MAX)
+    found = ScimFilter[User](asked.filter) if asked.filter else None
+    total, page = 0, []
+    async for account in _candidates(request, client, parts, found):
+        user = show(account, client.settings, _location(request, account.member_id))
+        if found is None or found.match(user, strict=True):
+            total += 1
+            if start <= total < start + count:
+                page.append(user)
+    answer = ListResponse[User](total_results=total, start_index=start, items_per_page=len(page), resources=page)
+    return _json(answer.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, attributes=asked.attributes, excluded_attributes=asked.excluded_attributes))
+
+
+async def _candidates(request: web.Request, client: Client, parts: Parts, found: "ScimFilter[Any] | None") -> Any:
+    settings = client.settings
+    kinds = {"username": settings.user_name_type, "externalid": settings.external_id_type}
+    node = None if found is None else found.ast
+    if isinstance(node, Comparison) and node.op == "eq" and isinstance(node.value, str) and str(node.attr_path).lower() in ("id", *kinds):
+        name = str(node.attr_path).lower()
+        # A userName is compared without regard to case, an external id is not: what was not found as written may be in the history.
+        number = node.value if name == "id" else await parts.accounts.resolve(client.program_id, kinds[name], node.value)
+        account = await parts.accounts.from_owner(client.program_id, number) if number and len(number) <= 128 else None
+        if account is not None or name != "username":
+            if account is not None and account.status not in GONE:
+                yield account
+            return
+    writes = request.app[WRITES]
+    await history.wait_for(parts.settings, client.program_id, {key[1]: value for key, value in writes.items() if key[0] == client.program_id})
+    for key in [key for key in writes if key[0] == client.program_id]:
+        del writes[key]
+    async for account in history.newest(parts.settings, client.program_id):
+        yield account
+
+
+async def get_config(request: web.Request) -> web.Response:
+    _client(request)
+    config = ServiceProviderConfig(
+        patch=Patch(supported=True), bulk=Bulk(supported=False, max_operations=0, max_payload_size=0),
+        filter=Filter(supported=True, max_results=PAGE_MAX), change_password=ChangePassword(supported=False), sort=Sort(supported=False),
+        etag=ETag(supported=True),
+        authentication_schemes=[
+            AuthenticationScheme(
+                type=AuthenticationScheme.Type.oauthbearertoken, name="Bearer token",
+                description="A token of LOYALTY_CONFIG_FILE with the scope scim",
+            )
+        ],
+    )  # fmt: skip
+    return _json(config.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE))
+
+
+def _schemas(request: web.Request, client: Client) -> list[Any]:
+    """What another system masters is readOnly."""
+    masters = masters_elsewhere(request.app[PARTS].configuration.programs[client.program_id].mastering, client.token.name, client.settings)
+    shown = []
+    for model in (User, Enterprise):
+        schema = model.to_schema().model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE)
+        for attribute in schema["attributes"]:
+            names = [attribute["name"], f"{schema['id']}:{attribute['name']}"]
+            inner = [(one, f"{attribute['name']}.{one['name']}") for one in attribute.get("subAttributes", ())]
+            for one, path in [(attribute, name) for name in names] + inner:
+                if path in masters:
+                    one["mutability"] = "readOnly"
+        shown.append(Schema.model_validate(schema))
+    return shown
+
+
+def _resource_types(request: web.Request, client: Client) -> list[Any]:
+    return [ResourceType.from_resource(User)]
+
+
+def _listing(make: Callable[[web.Request, Client], list[Any]]) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        shown = [one.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE) for one in make(request, _client(request))]
+        schemas = ["urn:ietf:params:scim:api:messages:2.0:ListResponse"]
+        return _json({"schemas": schemas, "totalResults": len(shown), "itemsPerPage": len(shown), "startIndex": 1, "Resources": shown})
+
+    return answer
+
+
+def _entry(make: Callable[[web.Request, Client], list[Any]]) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        for one in make(request, _client(request)):
+            if request.match_info["id"] in (str(one.id), one.name):
+                return _json(one.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE))
+        raise NotFoundException(detail="there is nothing of this name")
+
+    return answer
+
+
+def _client(request: web.Request) -> Client:
+    """Raises ProblemError: 401, 403."""
+    configuration = request.app[PARTS].configuration
+    token = authenticate(configuration.tokens, request.headers.get("Authorization"))
+    require_scope(token, "scim")
+    program_id = only_program(token, configuration.programs)
+    if program_id is None:
+        raise ProblemError(403, "forbidden", f"tokens.{token.name}.programs in LOYALTY_CONFIG_FILE must name exactly one programme for SCIM")
+    return Client(token=token, program_id=program_id, settings=configuration.scim.get(token.name, Scim()))
+
+
+async def _account(request: web.Request, client: Client) -> Account:
+    account = await request.app[PARTS].accounts.from_owner(client.program_id, request.match_info["id"])
+    if account is None or account.status in GONE:
+        raise NotFoundException(detail="there is no such user")
+    return account
+
+
+def _body(request: web.Request, body: bytes) -> Any:
+    if request.content_type not in (CONTENT_TYPE, "application/json", "application/octet-stream"):
+        raise ProblemError(415, "media-type", f"send Content-Type: {CONTENT_TYPE}")
+    try:
+        payload = commands.load_json(body)
+    except ContractError as error:
+        raise InvalidSyntaxException(detail=error.detail) from error
+    if not isinstance(payload, dict):
+        raise InvalidSyntaxException(detail="the body must be an object")
+    return payload
+
+
+def _require_match(request: web.Request, account: Account) -> None:
+    wanted = request.headers.get("If-Match")
+    if wanted not in (None, "*", version(account)):
+        raise PreconditionFailedException(detail=f"the user is at {version(account)} by now")
+
+
+def _common(request: web.Request, client: Client, number: str, before: Account | None, body: bytes) -> dict[str, Any]:
+    """Fields of every command. The event's id is the same for the same request in the same state: sent again, it is not done again."""
+    state = f"{request.method}\n{number}\n{before.event_sequence if before else 0}\n".encode()
+    return {
+        "program_id": client.program_id, "member_id": number, "event_id": "scim:" + sha256(state + body).hexdigest()[:32],
+        "source_system": client.token.name, "occurred_at_ms": int(request.app[PARTS].clock() * 1000), "actor": client.token.name,
+    }  # fmt: skip
+
+
+async def _change(request: web.Request, client: Client, account: Account, after: Any) -> web.Response:
+    """The difference as one command; none if there is none."""
+    before, said = read(show(account, client.settings, ""), client.settings), read(after, client.settings)
+    status = None
+    if said.active is not None and said.active != before.active:
+        status = MemberStatus.ACTIVE if said.active else MemberStatus.SUSPENDED
+    attributes, external_ids = changes(before.attributes, said.attributes), changes(before.external_ids, said.external_ids)
+    if attributes or external_ids or status:
+        common = _common(request, client, account.member_id, account, await request.read())
+        change = ProfileChange(**common, attributes=attributes, external_ids=external_ids or None, status=status)
+        await _decide(request, client, change)
+    return await _written(request, client, account.member_id, 200)
+
+
+async def _decide(request: web.Request, client: Client, command: Command) -> None:
+    """Send a command and wait for the worker's yes. Raises SCIMException for a no, UnavailableError when none comes in time."""
+    parts = request.app[PARTS]
+    parts.require_ready()
+    commands.check(command)
+    correlation_id = parts.decisions.new_id()
+    decision = parts.decisions.expect(correlation_id)
+    if decision is None:
+        raise UnavailableError("too many requests wait for a decision")
+    try:
+        await parts.acknowledged(parts.send(command, correlation_id), client.token.name)
+        async with asyncio.timeout(DECISION_TIMEOUT_S):
+            audit = await decision
+    finally:
+        parts.decisions.forget(correlation_id)
+    match audit.result:
+        case CommandResult.APPLIED | CommandResult.SUPERSEDED:
+            return
+        case CommandResult.REFUSED if audit.reason == REFUSED_FOR_MASTER:
+            raise MutabilityException(detail=_mastered(client.settings, audit.detail or ""))
+        case CommandResult.REFUSED:
+            raise InvalidValueException(detail=f"{audit.reason}: {audit.detail or 'the programme refuses this'}")
+        case CommandResult.CONFLICT:
+            raise UniquenessException(detail="another change came at the same time: read the user again")
+    raise UnavailableError("the command waits")
+
+
+def _mastered(settings: Scim, detail: str) -> str:
+    """`Attribute 'name.familyName' is readOnly: family_name is mastered by salesforce`."""
+    told = [f"Attribute {_path_of(settings, part)!r} is readOnly: {part} is mastered by {master}" for part, master in _TRESPASS.findall(detail)]
+    return "; ".join(told) or detail
+
+
+def _path_of(settings: Scim, part: str) -> str:
+    return next((path for path, name in parts_by_path(settings).items() if name == part), part)
+
+
+async def _written(request: web.Request, client: Client, number: str, status: int) -> web.Response:
+    account = await _remember(request, client, number)
+    if account is None:
+        raise UnavailableError("the user was removed at the same time")
+    return _user(request, client, account, status)
+
+
+async def _remember(request: web.Request, client: Client, number: str) -> Account | None:
+    """The account after a write, whose version listings wait for."""
+    account = await request.app[PARTS].accounts.from_owner(client.program_id, number)
+    writes = request.app[WRITES]
+    if account is not None:
+        writes[client.program_id, number] = account.profile_version
+        while len(writes) > WRITES_REMEMBERED_MAX:
+            del writes[next(iter(writes))]
+    return account
+
+
+def _user(request: web.Request, client: Client, account: Account, status: int = 200) -> web.Response:
+    location = _location(request, account.member_id)
+    asked = SearchRequest[User].model_validate({key: request.query[key] for key in ("attributes", "excludedAttributes") if key in request.query})
+    body = show(account, client.settings, location).model_dump(
+        scim_ctx=Context.RESOURCE_QUERY_RESPONSE, attributes=asked.attributes, excluded_attributes=asked.excluded_attributes
+    )
+    return _json(body, status, {"ETag": version(account)} | ({"Location": location} if status == 201 else {}))
+
+
+def _location(request: web.Request, number: str) -> str:
+    return str(request.url.origin().joinpath(BASE.lstrip("/"), "Users", number))
+
+
+def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
