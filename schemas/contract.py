@@ -26,6 +26,7 @@ ID_CHARACTERS_MAX = 128
 ADDRESS_MARK = "@"
 """First character of a member_id that is an address: @type:value, an external id in place of the member's own."""
 ADDRESS = re.compile(r"@[a-z][a-z0-9_]{0,31}:.+", re.DOTALL)
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)  # ISO 8601 has other forms, and Python reads some of them.
 EXTERNAL_ID_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 EXTERNAL_ID_CHARACTERS_MAX = 94  # An address has room for it.
 EXTERNAL_IDS_MAX = 32
@@ -196,10 +197,10 @@ def _day(command: ProfileChange) -> list[Problem]:
     if command.status_from_ms is not None:
         return [Problem("STATUS_FROM_TWICE", "status_from_date", "must be left out where status_from is given")]
     try:
-        day = date.fromisoformat(text)
+        day = date.fromisoformat(text) if DAY.fullmatch(text) else None
     except ValueError:
         day = None
-    if day is None or len(text) != 10 or not 1970 < day.year < 9990:
+    if day is None or not 1970 < day.year < 9990:
         return [Problem("DATE_INVALID", "status_from_date", "must be a day, YYYY-MM-DD, after 1970")]
     return []
 

@@ -1,16 +1,16 @@
 """Every changelog-backed table, its key and its value record.
 
-| table      | key                                                   | value           | holds                                                |
-|------------|-------------------------------------------------------|-----------------|------------------------------------------------------|
-| accounts   | program_id/member_id                                  | Account         | the state of each member                             |
-| outcomes   | program_id/member_id, NUL, t: or e:, the command's id | Outcome         | the answer to each command, for when it comes again  |
-| waiting    | program_id/member_id                                  | WaitingCommands | commands of members who are not enrolled yet         |
-| vouchers   | program_id/member_id, NUL, v:, the code               | Voucher         | every voucher and what became of it                  |
-| budgets    | program_id/, NUL, offer:, the offer's id              | Budget          | what is reserved of the budgets of offers            |
-| due        | 8 bytes of milliseconds, program_id/member_id         | Due             | who has something due, in the order of time          |
-| clock      | now                                                   | PartitionClock  | the log's time, and how far the tables were walked   |
-| identities | program_id/, NUL, i:, type, :, a pseudonym of the id  | Identity        | whom each external id leads to, in its own partition |
-| programs   | program_id                                            | ProgramVersions | the rules, the same in every partition               |
+| table      | key                                                   | value           | holds                                                 |
+|------------|-------------------------------------------------------|-----------------|-------------------------------------------------------|
+| accounts   | program_id/member_id                                  | Account         | the state of each member                              |
+| outcomes   | program_id/member_id, NUL, t: or e:, the command's id | Outcome         | the answer to each command, for when it comes again   |
+| waiting    | program_id/member_id                                  | WaitingCommands | commands of members who are not enrolled yet          |
+| vouchers   | program_id/member_id, NUL, v:, the code               | Voucher         | every voucher and what became of it                   |
+| budgets    | program_id/, NUL, offer:, the offer's id              | Budget          | what is reserved of the budgets of offers             |
+| due        | 8 bytes of milliseconds, program_id/member_id         | Due             | who has something due, in the order of time           |
+| clock      | now; audit                                            | PartitionClock  | the log's time, how far tables were walked; the chain |
+| identities | program_id/, NUL, i:, type, :, a pseudonym of the id  | Identity        | whom each external id leads to, in its own partition  |
+| programs   | program_id                                            | ProgramVersions | the rules, the same in every partition                |
 """
 
 from collections.abc import Callable

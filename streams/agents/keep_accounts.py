@@ -49,6 +49,7 @@ PROCESSOR = "worker"
 WAITING_COMMANDS_MAX = 1000
 KEYS_REMEMBERED = 65_536  # Keys whose partition was checked; a murmur2 in Python costs more than a look-up.
 CLOCK_KEY = b"now"
+CHAIN_KEY = b"audit"  # A row of its own: what a tick writes back must not take it along.
 PROGRAMS_AUDITED_IN = 0  # Every partition has the rules; one of them says so.
 SOURCE_SYSTEMS_MEASURED_MAX = 100
 DUE_TIME_BYTES = 8
@@ -499,9 +500,9 @@ class KeepAccounts:
 
     def _send_audit(self, audit: SyncAudit, unit: Unit) -> None:
         """As the next link of this partition's chain."""
-        clock = self._now()
-        audit = chained(audit, clock.audit_number + 1, clock.audit_hash)
-        self._tables.clock[CLOCK_KEY] = clock.but(audit_number=audit.chain_number, audit_hash=audit.record_hash)
+        last = self._tables.clock.get(CHAIN_KEY) or NO_CLOCK
+        audit = chained(audit, last.audit_number + 1, last.audit_hash)
+        self._tables.clock[CHAIN_KEY] = last.but(audit_number=audit.chain_number, audit_hash=audit.record_hash)
         headers = {"correlation_id": audit.correlation_id.encode()} if audit.correlation_id else None
         unit.send(self._audit, member_key(audit.program_id, audit.member_id), self._codec.encode(audit), headers)
 

@@ -1,7 +1,7 @@
 """received record -> settlement: the one door to the domain. `settle` is a pure function; the agents call it and store what it returns.
 
 Everything that is stored depends on the record and on the log's time alone, so that replaying the log gives the same bytes. recorded_at_ms,
-the worker's clock, goes into outbound records only.
+the worker's clock, goes into outbound records only, and by the audit's into the hash that its chain goes on from.
 """
 
 from collections.abc import Mapping, Sequence

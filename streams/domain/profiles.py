@@ -61,9 +61,10 @@ def decide_enrolment(book: Book, command: Enrolment) -> Refusal | CommandResult 
 
 
 def _begin_again(book: Book, command: Enrolment) -> Refusal | CommandResult | None:
-    """An enrolment of who has left: the same number, points, tier and history; what the enrolment says of the profile is set."""
+    """An enrolment of who has left: the same number, points, tier and history; what the enrolment says of the profile is set. Where the news
+    of their leaving comes later than that of their return, the return's version says so, and the leaving is superseded when it comes."""
     account = book.account
-    if account.status is not MemberStatus.LEFT:
+    if account.status is not MemberStatus.LEFT and not _overtakes(account, command):
         return Refusal.MEMBER_ALREADY_ENROLLED
     change = ProfileChange(
         program_id=command.program_id, member_id=command.member_id, event_id=command.event_id, source_system=command.source_system,
@@ -73,6 +74,19 @@ def _begin_again(book: Book, command: Enrolment) -> Refusal | CommandResult | No
     if not _is_news(book, origins.by_name(account), change, STATUS):
         return CommandResult.SUPERSEDED
     return decide_change(book, change)
+
+
+def _overtakes(account: Account, command: Enrolment) -> bool:
+    """Whether the enrolment is a newer word of the system that has the last one on the status."""
+    last = origins.by_name(account).get(STATUS)
+    return (
+        account.status in STATUS_RANK
+        and last is not None
+        and last.source_system == command.source_system
+        and last.source_version is not None
+        and command.source_version is not None
+        and command.source_version > last.source_version
+    )
 
 
 def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult | None:

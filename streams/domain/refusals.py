@@ -16,7 +16,7 @@ class Refusal(StrEnum):
     """Enrolment, profile change: another source system masters a part of the profile that it touches. The detail names both."""
 
     MEMBER_ALREADY_ENROLLED = "MEMBER_ALREADY_ENROLLED"
-    """Enrolment: the member exists, and has not left. Its profile is changed by profile changes."""
+    """Enrolment: the member exists, has not left, and this is no newer word of the system that has the last one on the status."""
 
     OFFER_UNKNOWN = "OFFER_UNKNOWN"
     """Offer activation: the programme has no such offer."""

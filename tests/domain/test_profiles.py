@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -41,13 +42,29 @@ def test_an_enrolment_makes_the_account() -> None:
     assert profile.changed == ("email", "locale", "segments", "status", "tier")
 
 
-def test_a_second_enrolment_changes_nothing() -> None:
+@pytest.mark.parametrize("word", [{}, {"source_version": 3}, {"source_version": 2}, {"source_version": 9, "source_system": "app"}], ids=str)
+def test_a_second_enrolment_changes_nothing(word: dict[str, Any]) -> None:
     shell = member()
     before = shell.account
-    settlement = shell.send(enrol(attributes={"email": "other@example.com"}, source_version=9))
+    settlement = shell.send(enrol(attributes={"email": "other@example.com"}, **word))
     assert settlement.audit.reason == Refusal.MEMBER_ALREADY_ENROLLED
     assert before is not None and settlement.account is not None
     assert (settlement.account.attributes, settlement.account.source_versions) == (before.attributes, {"pms": 3})
+
+
+@pytest.mark.parametrize("order", list(permutations(range(2))))
+def test_who_leaves_and_comes_back_is_back_in_any_order(order: tuple[int, ...]) -> None:
+    """The enrolment of the return may come before the news of the leaving: its version tells."""
+    shell = member()
+    words = (
+        change(status=MemberStatus.LEFT, source_version=4),
+        enrol(attributes={"email": "back@example.com"}, source_version=5),
+    )  # fmt: skip
+    results = [shell.send(words[number]).audit.result for number in order]
+    account = shell.account
+    assert account is not None
+    assert (account.status, account.attributes) == (ACTIVE, {"email": "back@example.com", "locale": "de"})
+    assert results == [CommandResult.APPLIED, CommandResult.SUPERSEDED if order[0] else CommandResult.APPLIED]
 
 
 def test_attributes_are_set_cleared_and_left_alone() -> None:

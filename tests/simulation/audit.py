@@ -34,6 +34,8 @@ from schemas.records import (
     VoucherState,
 )
 from streams import topics
+from streams.domain.audit_chain import hash_of
+from streams.domain.suspension import BARRED
 from tests.simulation import rules
 from tests.simulation.world import NAMES, RELAYS, TICKS, Effects, Partition, World, as_bytes
 
@@ -122,6 +124,8 @@ class Auditor:
         """The first answer to each command: by the member it was sent to, whether it is a transaction, and its id."""
         self.unanswered: set[tuple[str, int, int]] = set()
         self.answered: set[str] = set()
+        self.chains: defaultdict[int, tuple[int, str]] = defaultdict(lambda: (0, ""))
+        """Number and hash of the last audit record of each partition."""
         self.waiting: set[tuple[str, int, int]] = set()
         self.holders: defaultdict[str, set[bytes]] = defaultdict(set)
         self.personal: defaultdict[bytes, set[str]] = defaultdict(set)
@@ -172,8 +176,14 @@ class Auditor:
             self.unanswered.add((one.topic, one.partition, one.offset))
         for letter in found[DeadLetter]:
             self._letter(one, letter)
+        self._chain(partition, audits, one.key or b"")
+        answers = [audit for audit in audits if audit.topic in COMMANDS]
         for audit in audits:
-            self._audit(partition, effects, audit, before, entries, alone=len(audits) == 1)
+            if audit.audit_id in self.answered:
+                raise Violation("I-7", f"{audit.audit_id} ({audit.command_id}) is answered twice", one.key or b"")
+        for audit in answers:
+            self._audit(partition, effects, audit, before, entries, alone=len(answers) == 1)
+        self.answered |= {audit.audit_id for audit in audits if audit.topic not in COMMANDS}
         if self.erased:
             self._secrets(effects, found[MemberProfile])
         self.erased |= erased  # What was due before the erasure happened before it, in the same record.
@@ -252,7 +262,7 @@ class Auditor:
         elif member.tier is not None and snapshot.tier != member.tier:
             raise Violation("I-25", f"{event.kind} tells the tier {snapshot.tier}, which was {member.tier}, and no event said so", key)
         member.tier = snapshot.tier
-        if event.kind is LoyaltyEventKind.BALANCE_CHANGED and snapshot.status is MemberStatus.SUSPENDED and event.movement in SPENDING:
+        if event.kind is LoyaltyEventKind.BALANCE_CHANGED and snapshot.status in BARRED and event.movement in SPENDING:
             if not (event.movement is EntryKind.CAPTURE and event.program_id == "alpine"):
                 raise Violation("I-14", f"{event.movement} while suspended", key)
         if event.kind is LoyaltyEventKind.VOUCHER_ISSUED:
@@ -418,6 +428,15 @@ class Auditor:
             raise Violation("I-31", f"{one.topic}: {letter.reason} {letter.detail}", one.key or b"")
         self.unanswered.discard((one.topic, one.partition, one.offset))
 
+    def _chain(self, partition: Partition, audits: Iterable[SyncAudit], key: bytes) -> None:
+        """Each record of the audit is the next link of its partition's chain, and of no other."""
+        for audit in audits:
+            number, last_hash = self.chains[partition.number]
+            right = hash_of(audit, number + 1, last_hash)
+            if (audit.chain_number, audit.previous_hash, audit.record_hash) != (number + 1, last_hash, right):
+                raise Violation("audit", f"{audit} does not follow link {number} with {last_hash}", key)
+            self.chains[partition.number] = (number + 1, right)
+
     def _audit(
         self, partition: Partition, effects: Effects, audit: SyncAudit, before: dict[bytes, Account | None], entries: list[LedgerEntry], *, alone: bool
     ) -> None:
@@ -427,13 +446,12 @@ class Auditor:
         if audit.result is CommandResult.WAITING and not audit.replayed:
             self.waiting.add(place)
             return
-        if audit.audit_id in self.answered:
-            raise Violation("I-7", f"{audit.audit_id} ({audit.command_id}) is answered twice", key)
         self.answered.add(audit.audit_id)
         self.unanswered.discard(place)
         self.waiting.discard(place)
-        if alone and (audit.replayed or audit.result is CommandResult.CONFLICT) and (len(effects.outputs) > 1 or effects.changes):
-            raise Violation("I-7", f"a repetition of {audit.command_id} does something: {effects.outputs} {effects.changes}", key)
+        changes = [change for change in effects.changes if change.table != "clock"]  # There the audit's chain goes on.
+        if alone and (audit.replayed or audit.result is CommandResult.CONFLICT) and (len(effects.outputs) > 1 or changes):
+            raise Violation("I-7", f"a repetition of {audit.command_id} does something: {effects.outputs} {changes}", key)
         if audit.result is CommandResult.WAITING:
             return  # The budget was asked, and the command came again.
         sent: Command = self._one(place).record

@@ -26,6 +26,8 @@ MEMBERS = 12  # Of each programme, at a time.
 COMMANDS_PER_GENERATION = 300
 SOURCES = ("crm", "pms", "hr")
 
+STATUSES = (MemberStatus.SUSPENDED, MemberStatus.LEFT, *[MemberStatus.ACTIVE] * 3)
+
 
 @dataclass
 class Memory:
@@ -172,7 +174,7 @@ class Workload:
         if rng.random() < 0.4:
             more["segments"] = self._segments()
         if rng.random() < 0.6 or not (more.get("attributes") or more.get("segments") is not None):
-            more |= {"status": rng.choice((MemberStatus.SUSPENDED, MemberStatus.ACTIVE, MemberStatus.ACTIVE)), "status_reason": "season"}
+            more |= {"status": rng.choice(STATUSES), "status_reason": "season"}
             if rng.random() < 0.4:
                 more["status_from_ms"] = now_ms + int(rng.uniform(-1, 20) * DAY_MS)
         version = None if rng.random() < 0.3 else memory.version + rng.choice((0, 0, -2, 3))
