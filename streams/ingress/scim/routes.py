@@ -68,6 +68,11 @@ def add_routes(app: web.Application) -> None:
     for name, make in (("Schemas", _schemas), ("ResourceTypes", _resource_types)):
         router.add_get(f"{BASE}/{name}", _scim(_listing(make)), allow_head=False)
         router.add_get(f"{BASE}/{name}/{{id:[^/]+}}", _scim(_entry(make)), allow_head=False)
+    router.add_get(f"{BASE}/{{path:.*}}", _scim(_nothing), allow_head=False)
+
+
+async def _nothing(request: web.Request) -> web.Response:
+    raise NotFoundException(detail="there is nothing at this path")
 
 
 def _scim(handler: Handler) -> Handler:
@@ -172,7 +177,7 @@ async def list_users(request: web.Request) -> web.Response:
             if start <= total < start + count:
                 page.append(user)
     answer = ListResponse[User](total_results=total, start_index=start, items_per_page=len(page), resources=page)
-    return _json(answer.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, attributes=asked.attributes, excluded_attributes=asked.excluded_attributes))
+    return _json(answer.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=asked))
 
 
 async def _candidates(request: web.Request, client: Client, parts: Parts, found: "ScimFilter[Any] | None") -> Any:
@@ -216,12 +221,12 @@ def _schemas(request: web.Request, client: Client) -> list[Any]:
     """What another system masters is readOnly."""
     masters = masters_elsewhere(request.app[PARTS].configuration.programs[client.program_id].mastering, client.token.name, client.settings)
     shown = []
-    for model in (User, Enterprise):
-        schema = model.to_schema().model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE)
+    for model, name in ((User, "User"), (Enterprise, "EnterpriseUser")):
+        schema = model.to_schema().model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE) | {"name": name}
         for attribute in schema["attributes"]:
             names = [attribute["name"], f"{schema['id']}:{attribute['name']}"]
             inner = [(one, f"{attribute['name']}.{one['name']}") for one in attribute.get("subAttributes", ())]
-            for one, path in [(attribute, name) for name in names] + inner:
+            for one, path in [(attribute, path) for path in names] + inner:
                 if path in masters:
                     one["mutability"] = "readOnly"
         shown.append(Schema.model_validate(schema))
@@ -369,7 +374,7 @@ def _user(request: web.Request, client: Client, account: Account, status: int = 
     location = _location(request, account.member_id)
     asked = SearchRequest[User].model_validate({key: request.query[key] for key in ("attributes", "excludedAttributes") if key in request.query})
     body = show(account, client.settings, location).model_dump(
-        scim_ctx=Context.RESOURCE_QUERY_RESPONSE, attributes=asked.attributes, excluded_attributes=asked.excluded_attributes
+        scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=asked
     )
     return _json(body, status, {"ETag": version(account)} | ({"Location": location} if status == 201 else {}))
 
