@@ -1,0 +1,1 @@
+"""The audit trail: chains of hashes verified, records read by what an auditor asks, reports."""
