@@ -24,6 +24,7 @@ ELSEWHERE = {
     "reconcile": ("streams.reconciliation.command", "reconcile", "Compare the members with a source's export, and say why they differ."),
     "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
     "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),
+    "audit": ("streams.audit.command", "audit", "Show, verify and report what became of every sync event."),
     "waiting": ("streams.waiting_view", "waiting", "Show for whom commands wait: nobody is enrolled, or has the external id."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
 }

@@ -12,8 +12,8 @@ from enum import StrEnum
 from schemas.records import DeliveryAudit, SyncAudit
 from streams.domain.audit_chain import hash_of, hash_of_values
 
-Anchors = Mapping[str, tuple[int, str]]
-"""Chain -> number and record_hash of one of its records, as they were noted before."""
+Anchors = Mapping[str, Mapping[int, str]]
+"""Chain -> number -> record_hash of some of its records, as they were noted before."""
 
 
 class Fault(StrEnum):
@@ -64,8 +64,7 @@ class Chain:
     last_number: int = 0
     last_hash: str = ""
     broken: Break | None = None
-    anchor: tuple[int, str] | None = None
-    anchor_found: bool = False
+    anchors: Mapping[int, str] = field(default_factory=dict)
     _gap: range = field(default_factory=lambda: range(0))
 
     @property
@@ -82,15 +81,15 @@ class Chain:
             self._break(Fault.CHANGED, link.number, link.place, "its content is not what its hash was made of")
             self._follow(link)
         else:
-            self._compare_anchor(link)
+            self._compare_anchors(link)
             self._compare_order(link)
             self._follow(link)
 
     def finish(self) -> None:
         """There are no more records. What was noted before must have been among them, unless retention took it."""
-        if self.anchor is not None and not self.anchor_found and self.anchor[0] > self.last_number:
-            detail = f"number {self.anchor[0]} was there before, and the chain ends at {self.last_number}"
-            self._break(Fault.MISSING, self.last_number + 1, "the end", detail)
+        lost = max(self.anchors, default=0)
+        if lost > self.last_number:
+            self._break(Fault.MISSING, self.last_number + 1, "the end", f"number {lost} was there before, and the chain ends at {self.last_number}")
 
     def _add_unchained(self, link: Link) -> None:
         if not self.records and not link.record_hash and not link.previous_hash:
@@ -98,11 +97,9 @@ class Chain:
         else:
             self._break(Fault.CHANGED, self.last_number + 1, link.place, "it has lost its number")
 
-    def _compare_anchor(self, link: Link) -> None:
-        if self.anchor is not None and link.number == self.anchor[0]:
-            self.anchor_found = True
-            if link.record_hash != self.anchor[1]:
-                self._break(Fault.REPLACED, link.number, link.place, "its hash is not the one that was noted before")
+    def _compare_anchors(self, link: Link) -> None:
+        if self.anchors.get(link.number, link.record_hash) != link.record_hash:
+            self._break(Fault.REPLACED, link.number, link.place, "its hash is not the one that was noted before")
 
     def _compare_order(self, link: Link) -> None:
         if not self.records:
@@ -145,7 +142,7 @@ class Verifier:
     """Takes the records of any number of chains, each chain's in the order of its log."""
 
     def __init__(self, anchors: Anchors | None = None) -> None:
-        self._chains = {name: Chain(name, anchor=anchor) for name, anchor in (anchors or {}).items()}
+        self._chains = {name: Chain(name, anchors=noted) for name, noted in (anchors or {}).items()}
 
     def add(self, link: Link) -> None:
         self._chains.setdefault(link.chain, Chain(link.chain)).add(link)

@@ -101,18 +101,18 @@ def test_a_record_that_was_made_anew_does_not_fit_its_successor(place: int) -> N
 def test_a_chain_that_was_made_anew_from_some_record_on_shows_by_its_anchor(place: int) -> None:
     anew = chain([*SYNC[:place], examples.audit(99), *SYNC[place + 1 :]])
     assert fault(anew) is None
-    assert fault(anew, anchors={"sync-audit/0": (COUNT, SYNC[-1].record_hash)}) == (Fault.REPLACED, COUNT)
+    assert fault(anew, anchors={"sync-audit/0": {COUNT: SYNC[-1].record_hash}}) == (Fault.REPLACED, COUNT)
 
 
 @given(left=st.integers(0, COUNT - 1))
 def test_a_lost_end_shows_by_its_anchor(left: int) -> None:
-    anchors = {"sync-audit/0": (COUNT, SYNC[-1].record_hash)}
+    anchors = {"sync-audit/0": {COUNT: SYNC[-1].record_hash}}
     assert fault(SYNC[:left], anchors=anchors) == (Fault.MISSING, left + 1)
     assert fault(SYNC, anchors=anchors) is None
 
 
 def test_an_anchor_that_retention_has_taken_says_nothing() -> None:
-    assert fault(LATER, anchors={"sync-audit/0": (2, "0" * 64)}) is None
+    assert fault(LATER, anchors={"sync-audit/0": {2: "0" * 64}}) is None
 
 
 def test_records_from_before_there_were_chains() -> None:
