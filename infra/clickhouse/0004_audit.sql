@@ -45,7 +45,8 @@ CREATE TABLE IF NOT EXISTS delivery_audit (
     INDEX ix_member member_id TYPE bloom_filter(0.01) GRANULARITY 4
 ) ENGINE = ReplacingMergeTree(mirrored_at)
 PARTITION BY toYYYYMM(ended_at)
-ORDER BY (destination, source_partition, chain_number);
+-- By place in the topic, not by number: of two records that claim one number both must show.
+ORDER BY (destination, source_partition, source_offset);
 
 -- Access and change report: one row per attribute that an event changed, or per event that changed none.
 CREATE OR REPLACE VIEW audit_member_changes AS

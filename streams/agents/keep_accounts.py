@@ -150,9 +150,11 @@ class KeepAccounts:
         if settlement.audit is not None and settlement.audit.result is CommandResult.WAITING and settlement.account is None:
             self._park(one, received, settlement, unit)
             return
-        if settlement.account is None and isinstance(command, MemberOperation) and self._tables.waiting.get(one.key or b"") is not None:
-            del self._tables.waiting[one.key or b""]  # An erasure: nobody is enrolled, and nothing is to be kept for anybody who will be.
         self._send(settlement, one.value, received, unit)
+        if settlement.account is None and isinstance(command, MemberOperation):
+            # An erasure: nobody is enrolled, and nothing is to be kept for anybody who will be. What waited is answered.
+            for waited, _ in self._unpark(one.key or b""):
+                self._send(desk.refuse_erased(waited, self._clock_ms()), None, waited, unit)
         if isinstance(command, Enrolment) and settlement.audit is not None and settlement.audit.result is CommandResult.APPLIED:
             self._release(one.partition, one.key or b"", unit)
 

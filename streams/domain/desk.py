@@ -128,6 +128,15 @@ def settle(
     return conclude(book, received, command, digest, own_key, answer, effect, own_from, recorded_at_ms, before=account)
 
 
+def refuse_erased(received: Received, recorded_at_ms: int) -> Settlement:
+    """The answer to a command that waited for the enrolment of somebody who has been erased. It is not remembered: nothing is."""
+    command = received.command
+    assert command is not None, "what waits are commands"
+    reason = Refusal.MEMBER_ERASED.value
+    audit = outbound.audit(received, command, payload_hash(command), CommandResult.REFUSED, None, recorded_at_ms, reason=reason)
+    return Settlement(account=None, outcomes={}, vouchers={}, audit=audit)
+
+
 def _not_enrolled(
     book: Book, received: Received, command: Command, digest: str, own_key: bytes, detail: str, recorded_at_ms: int
 ) -> Settlement:

@@ -240,7 +240,12 @@ def test_an_erasure_of_nobody_removes_what_waits_and_does_not_wait_itself(desk: 
     for _ in range(2):
         desk.receive(erase)
         assert desk.tables["waiting"] == {} == desk.tables["accounts"]
-    assert [(audit.result, audit.actor) for audit in desk.records(SyncAudit)[-2:]] == [(CommandResult.APPLIED, "agent-7")] * 2
+    audits = desk.records(SyncAudit)[-3:]
+    assert [(audit.command_id, audit.result, audit.reason, audit.audit_id.endswith("-released")) for audit in audits] == [
+        ("privacy:1", CommandResult.APPLIED, None, False),
+        ("t-1", CommandResult.REFUSED, "MEMBER_ERASED", True),
+        ("privacy:1", CommandResult.APPLIED, None, False),
+    ], "nothing that came is without its answer"
     assert desk.records(LoyaltyEvent) == []
     desk.receive(ENROLMENT)
     assert desk.tables["accounts"][b"grand/m-1"].status is MemberStatus.ACTIVE, "who comes under this number later is somebody else"

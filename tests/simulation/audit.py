@@ -454,6 +454,8 @@ class Auditor:
             raise Violation("I-7", f"a repetition of {audit.command_id} does something: {effects.outputs} {changes}", key)
         if audit.result is CommandResult.WAITING:
             return  # The budget was asked, and the command came again.
+        if audit.sequence is None and (audit.reason == "MEMBER_ERASED" or audit.result is CommandResult.APPLIED):
+            return  # Somebody was erased before the enrolment, and what waited is answered: nothing is remembered of either.
         sent: Command = self._one(place).record
         name = (member_key(sent.program_id, sent.member_id), isinstance(sent, Transaction), command_id(sent))
         content = replace(sent, occurred_at_ms=0)
