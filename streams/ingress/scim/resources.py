@@ -22,7 +22,7 @@ class Name(ComplexAttribute):
 
 
 class Value(ComplexAttribute):
-    """An e-mail address or a phone number. One of each is kept: the primary one, or else the first."""
+    """An e-mail address or a phone number. One of each is kept, as it was sent: the primary one, or else the first."""
 
     value: str | None = None
     type: str | None = None
@@ -65,6 +65,9 @@ ATTRIBUTES = {
 }  # fmt: skip
 """SCIM's attribute -> the profile's."""
 
+TYPE, TYPE_DEFAULT, PRIMARY = ".type", "work", ".primary"
+"""Beside `email` and `phone`, the profile has `email.type` where the type is not the default, and `email.primary` where that was denied."""
+
 
 def parts_by_path(settings: Scim) -> dict[str, str]:
     """SCIM's attribute -> the part of the profile, in the names that mastering uses."""
@@ -84,8 +87,8 @@ def read(user: LoyaltyUser, settings: Scim) -> Said:
     """What a user resource says. Texts that are empty say nothing."""
     name, enterprise = user.name or Name(), user[Enterprise] or Enterprise()
     attributes = {
-        "given_name": name.given_name, "family_name": name.family_name, "display_name": user.display_name, "email": _one(user.emails),
-        "phone": _one(user.phone_numbers), "locale": user.locale, "time_zone": user.timezone,
+        "given_name": name.given_name, "family_name": name.family_name, "display_name": user.display_name, "locale": user.locale,
+        "time_zone": user.timezone, **_one("email", user.emails), **_one("phone", user.phone_numbers),
     }  # fmt: skip
     external_ids = {
         settings.user_name_type: user.user_name, settings.external_id_type: user.external_id, settings.employee_type: enterprise.employee_number,
@@ -114,8 +117,8 @@ def show(account: Account, settings: Scim, location: str) -> LoyaltyUser:
         user_name=external_ids.get(settings.user_name_type) or account.member_id,
         name=name if name.given_name or name.family_name else None,
         display_name=attributes.get("display_name"),
-        emails=_many(attributes.get("email")),
-        phone_numbers=_many(attributes.get("phone")),
+        emails=_many("email", attributes),
+        phone_numbers=_many("phone", attributes),
         locale=attributes.get("locale"),
         timezone=attributes.get("time_zone"),
         active=account.status is MemberStatus.ACTIVE,
@@ -136,10 +139,17 @@ def member_id(source_system: str, user_name: str) -> str:
     return sha256(f"{source_system}\n{user_name.casefold()}".encode()).hexdigest()[:ID_CHARACTERS]
 
 
-def _one(values: list[Value] | None) -> str | None:
+def _one(name: str, values: list[Value] | None) -> dict[str, str | None]:
     chosen = sorted((one for one in values or () if one.value), key=lambda one: not one.primary)
-    return chosen[0].value if chosen else None
+    if not chosen:
+        return {}
+    kept = chosen[0]
+    return {
+        name: kept.value, name + TYPE: kept.type if kept.type != TYPE_DEFAULT else None, name + PRIMARY: "false" if kept.primary is False else None,
+    }  # fmt: skip
 
 
-def _many(value: str | None) -> list[Value] | None:
-    return [Value(value=value, type="work", primary=True)] if value else None
+def _many(name: str, attributes: Mapping[str, str]) -> list[Value] | None:
+    if name not in attributes:
+        return None
+    return [Value(value=attributes[name], type=attributes.get(name + TYPE, TYPE_DEFAULT), primary=attributes.get(name + PRIMARY) != "false")]

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -18,7 +18,7 @@ from scim2_models import (
 )  # fmt: skip
 from scim2_models.path import Comparison
 
-from schemas.contract import Command
+from schemas.contract import EXTERNAL_IDS_PREFIX, Command
 from schemas.records import Account, CommandResult, Enrolment, MemberStatus, ProfileChange
 from streams.configuration import Scim, Token
 from streams.errors import ContractError, UnavailableError
@@ -36,7 +36,11 @@ PAGE_MAX = 200
 WRITES_REMEMBERED_MAX = 1000
 REFUSED_FOR_MASTER = "ATTRIBUTE_MASTERED_EXTERNALLY"
 GONE = (MemberStatus.LEFT, MemberStatus.ERASED, MemberStatus.MERGED)
-TOLERANT = ScimPolicy(unknown=ScimPolicy.Unknown.ignore)
+TOLERANT = ScimPolicy(
+    unknown=ScimPolicy.Unknown.ignore,
+    # Entra sends both: the value to remove beside the path, and a filter for the address that is to be made.
+    remove_value_as_filter=ScimPolicy.RemoveValue.apply, unmatched_path_filter=ScimPolicy.UnmatchedPathFilter.create,
+)  # fmt: skip
 _TRESPASS = re.compile(r"(\S+) is mastered by ([^;]+)")
 
 User = LoyaltyUser
@@ -60,6 +64,8 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     router.add_get(f"{BASE}/Users", _scim(list_users), allow_head=False)
     router.add_post(f"{BASE}/Users", _scim(create))
+    for path in ("/.search", "/Users/.search"):
+        router.add_post(BASE + path, _scim(search_users))
     router.add_get(f"{BASE}/Users/{{id:[^/]+}}", _scim(get), allow_head=False)
     router.add_patch(f"{BASE}/Users/{{id:[^/]+}}", _scim(patch))
     router.add_put(f"{BASE}/Users/{{id:[^/]+}}", _scim(put))
@@ -68,7 +74,17 @@ def add_routes(app: web.Application) -> None:
     for name, make in (("Schemas", _schemas), ("ResourceTypes", _resource_types)):
         router.add_get(f"{BASE}/{name}", _scim(_listing(make)), allow_head=False)
         router.add_get(f"{BASE}/{name}/{{id:[^/]+}}", _scim(_entry(make)), allow_head=False)
-    router.add_get(f"{BASE}/{{path:.*}}", _scim(_nothing), allow_head=False)
+    allowed: dict[str, list[str]] = {}
+    for route in router.routes():
+        if route.resource is not None and route.resource.canonical.startswith(f"{BASE}/"):
+            allowed.setdefault(route.resource.canonical, []).append(route.method)
+    for path, methods in allowed.items():
+        router.add_route("*", path, _scim(partial(_not_allowed, allow=", ".join(methods))))
+    router.add_route("*", f"{BASE}/{{path:.*}}", _scim(_nothing))
+
+
+async def _not_allowed(request: web.Request, allow: str) -> web.Response:
+    raise ProblemError(405, "method-not-allowed", headers={"Allow": allow})
 
 
 async def _nothing(request: web.Request) -> web.Response:
@@ -78,7 +94,6 @@ async def _nothing(request: web.Request) -> web.Response:
 def _scim(handler: Handler) -> Handler:
     """Errors in SCIM's form, whatever their origin."""
 
-    @wraps(handler)
     async def answer(request: web.Request) -> web.Response:
         headers: Mapping[str, str] = {}
         try:
@@ -101,7 +116,7 @@ def _scim(handler: Handler) -> Handler:
 async def get(request: web.Request) -> web.Response:
     client = _client(request)
     account = await _account(request, client)
-    if request.headers.get("If-None-Match") in ("*", version(account)):
+    if _names(request.headers.get("If-None-Match"), account):
         return web.Response(status=304, headers={"ETag": version(account)})
     return _user(request, client, account)
 
@@ -110,14 +125,10 @@ async def create(request: web.Request) -> web.Response:
     """201, also for who has left: a new enrolment begins the membership again. 409 for who is there."""
     client, parts = _client(request), request.app[PARTS]
     user = User.model_validate(_body(request, await request.read()), scim_ctx=Context.RESOURCE_CREATION_REQUEST, scim_policy=TOLERANT)
+    _require_name(user)
     said = read(user, client.settings)
     number = member_id(client.token.name, str(user.user_name))
-    for kind, value in said.external_ids.items():
-        holder = await parts.accounts.resolve(client.program_id, kind, value)
-        if holder is not None and holder != number:
-            other = await parts.accounts.from_owner(client.program_id, holder)
-            if other is not None and other.status not in GONE:
-                raise UniquenessException(detail=f"{_path_of(client.settings, 'external_ids.' + kind)} is that of another user")
+    await _require_unique(request, client, said.external_ids, number)
     before = await parts.accounts.from_owner(client.program_id, number)
     if before is not None and before.status is not MemberStatus.LEFT:
         raise UniquenessException(detail="userName is that of another user")
@@ -140,6 +151,8 @@ async def patch(request: web.Request) -> web.Response:
     )
     after = show(account, client.settings, "")
     operations.patch(after, scim_policy=TOLERANT)
+    if after.active is None:
+        raise MutabilityException(detail="Attribute 'active' is required: it can be changed, not removed")
     return await _change(request, client, account, after)
 
 
@@ -165,8 +178,17 @@ async def delete(request: web.Request) -> web.Response:
 
 async def list_users(request: web.Request) -> web.Response:
     """A page. A filter of one identifier is answered by the ledger itself, others by the history."""
+    return await _page(request, SearchRequest[User].model_validate(dict(request.query), scim_ctx=Context.SEARCH_REQUEST))
+
+
+async def search_users(request: web.Request) -> web.Response:
+    """The same, asked for by a body: texts of a filter may be personal, and URLs are logged."""
+    body = _body(request, await request.read())
+    return await _page(request, SearchRequest[User].model_validate(body, scim_ctx=Context.SEARCH_REQUEST, scim_policy=TOLERANT))
+
+
+async def _page(request: web.Request, asked: "SearchRequest[Any]") -> web.Response:
     client, parts = _client(request), request.app[PARTS]
-    asked = SearchRequest[User].model_validate(dict(request.query), scim_ctx=Context.SEARCH_REQUEST)
     start, count = max(asked.start_index or 1, 1), min(max(PAGE_MAX if asked.count is None else asked.count, 0), PAGE_MAX)
     found = ScimFilter[User](asked.filter) if asked.filter else None
     total, page = 0, []
@@ -194,9 +216,11 @@ async def _candidates(request: web.Request, client: Client, parts: Parts, found:
                 yield account
             return
     writes = request.app[WRITES]
-    await history.wait_for(parts.settings, client.program_id, {key[1]: value for key, value in writes.items() if key[0] == client.program_id})
-    for key in [key for key in writes if key[0] == client.program_id]:
-        del writes[key]
+    awaited = {key: profile_version for key, profile_version in writes.items() if key[0] == client.program_id}
+    await history.wait_for(parts.settings, client.program_id, {key[1]: profile_version for key, profile_version in awaited.items()})
+    for key, profile_version in awaited.items():
+        if writes.get(key) == profile_version:  # Not one that was written meanwhile.
+            del writes[key]
     async for account in history.newest(parts.settings, client.program_id):
         yield account
 
@@ -229,6 +253,8 @@ def _schemas(request: web.Request, client: Client) -> list[Any]:
             for one, path in [(attribute, path) for path in names] + inner:
                 if path in masters:
                     one["mutability"] = "readOnly"
+            # Every user has it. A body without it is taken all the same: a setting says what that means.
+            attribute["required"] = attribute["required"] or attribute["name"] == "active"
         shown.append(Schema.model_validate(schema))
     return shown
 
@@ -288,8 +314,31 @@ def _body(request: web.Request, body: bytes) -> Any:
 
 def _require_match(request: web.Request, account: Account) -> None:
     wanted = request.headers.get("If-Match")
-    if wanted not in (None, "*", version(account)):
+    if wanted is not None and not _names(wanted, account):
         raise PreconditionFailedException(detail=f"the user is at {version(account)} by now")
+
+
+def _names(header: str | None, account: Account) -> bool:
+    """Whether an If-Match or If-None-Match means the version the account is at. Some clients leave out the mark of a weak one."""
+    tags = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
+    return "*" in tags or version(account).removeprefix("W/") in tags
+
+
+def _require_name(user: Any) -> None:
+    if not (user.user_name or "").strip():
+        raise InvalidValueException(detail="userName must have a value")
+
+
+async def _require_unique(request: web.Request, client: Client, external_ids: Mapping[str, str | None], number: str) -> None:
+    """Raise UniquenessException for an external id that leads to somebody else who is there."""
+    accounts = request.app[PARTS].accounts
+    for kind, value in external_ids.items():
+        holder = None if value is None else await accounts.resolve(client.program_id, kind, value)
+        if holder is None or holder == number:
+            continue
+        other = await accounts.from_owner(client.program_id, holder)
+        if other is not None and other.status not in GONE:
+            raise UniquenessException(detail=f"{_path_of(client.settings, EXTERNAL_IDS_PREFIX + kind)} is that of another user")
 
 
 def _common(request: web.Request, client: Client, number: str, before: Account | None, body: bytes) -> dict[str, Any]:
@@ -303,11 +352,13 @@ def _common(request: web.Request, client: Client, number: str, before: Account |
 
 async def _change(request: web.Request, client: Client, account: Account, after: Any) -> web.Response:
     """The difference as one command; none if there is none."""
+    _require_name(after)
     before, said = read(show(account, client.settings, ""), client.settings), read(after, client.settings)
     status = None
     if said.active is not None and said.active != before.active:
         status = MemberStatus.ACTIVE if said.active else MemberStatus.SUSPENDED
     attributes, external_ids = changes(before.attributes, said.attributes), changes(before.external_ids, said.external_ids)
+    await _require_unique(request, client, external_ids, account.member_id)
     if attributes or external_ids or status:
         common = _common(request, client, account.member_id, account, await request.read())
         change = ProfileChange(**common, attributes=attributes, external_ids=external_ids or None, status=status)
