@@ -10,7 +10,7 @@ from schemas.codec import Codec
 from sinks.base import Deliver, Health, Item, Receipt, Verdict
 from sinks.dead_letters import DeadLetters, GivenUp
 from sinks.intake import Handlers, Intake, Poison
-from sinks.lanes import Lanes
+from sinks.lanes import Finished, Lanes
 from sinks.schedule import Schedule
 from streams import metrics
 from streams.codec import open_codec
@@ -43,17 +43,21 @@ async def run_lanes(
     health: Health | None = None,
     destination: str = "",
     drain_s: float = DRAIN_S,
+    ended: Finished[R] | None = None,
+    revoked: Callable[[frozenset[int]], None] | None = None,
 ) -> None:
     """Deliver every record of `topic` until `stop` is set; then wait up to `drain_s` for attempts under way, commit, return.
 
     An offset is committed when its record and all before it in the partition are finished: DELIVERED, SKIPPED, or acknowledged by the
     broker as a dead letter. What is not `wanted` is SKIPPED at once, without waiting in its lane. Kafka out of reach is waited for.
     `sink` names the processor in dead letters and metrics, `destination` (default: `sink`) in the metrics of deliveries; `health`
-    learns whether records are being read.
+    learns whether records are being read. `ended` is awaited for each item that was delivered or refused, before its offset may be
+    committed; `revoked` hears of partitions that are another's now.
     """
     codec = codec or open_codec(settings)
     run = _Run(
         settings, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max, schedule=schedule, wanted=wanted,
+        ended=ended, revoked=revoked,
         lanes_of=lambda run: Lanes(
             deliver, run.finished, lane=lane, concurrency_max=concurrency_max, postponed=run.postponed, schedule=schedule, name=sink,
             breaker_changed=lambda down: metrics.DELIVERY_DOWN.labels(destination or sink).set(down),
@@ -76,18 +80,22 @@ class _Run(Generic[R]):
         outstanding_max: int,
         schedule: Schedule,
         wanted: Callable[[Item[R]], bool] | None,
+        ended: Finished[R] | None,
+        revoked: Callable[[frozenset[int]], None] | None,
         lanes_of: "Callable[[_Run[R]], Lanes[R]]",
     ) -> None:
         self._sink = sink
         self._topic_name = topic.name(settings.topic_prefix)
         self._wanted = wanted
+        self._ended = ended
+        self._other_revoked = revoked
         self._lanes = lanes_of(self)
         self._dead_letters = DeadLetters(settings, codec, processor=sink, schedule=schedule)
         self._burying: set[asyncio.Task[None]] = set()
         self._buried_outstanding = 0
         handlers = Handlers(
             received=self._received,
-            revoked=lambda numbers: self._lanes.drop([(self._topic_name, number) for number in numbers]),
+            revoked=self._revoked,
             outstanding=lambda: self._lanes.outstanding + self._buried_outstanding,
         )
         self.intake = Intake(settings, handlers, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max)
@@ -122,6 +130,11 @@ class _Run(Generic[R]):
             self._burying.add(task)
             task.add_done_callback(self._burying.discard)
 
+    def _revoked(self, numbers: frozenset[int]) -> None:
+        self._lanes.drop([(self._topic_name, number) for number in numbers])
+        if self._other_revoked is not None:
+            self._other_revoked(numbers)
+
     async def _bury(self, poison: list[Poison]) -> None:
         await self._dead_letters.send([GivenUp.undecodable(one.item, one.error) for one in poison])
         for one in poison:
@@ -134,6 +147,8 @@ class _Run(Generic[R]):
     async def finished(self, item: Item[R], receipt: Receipt) -> None:
         if receipt.verdict is Verdict.REFUSED:
             await self._dead_letters.send([GivenUp.refused(item, receipt)])
+        if self._ended is not None and receipt.verdict is not Verdict.SKIPPED:
+            await self._ended(item, receipt)
         self.intake.finish(item)
         count_finished(self._sink, item, receipt.verdict)
 

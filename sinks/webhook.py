@@ -15,6 +15,7 @@ What fails on its own for Schedule.give_up_after_s, while others get through, go
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ import orjson
 
 from schemas.codec import Codec
 from schemas.records import LoyaltyEvent, LoyaltyEventKind
+from sinks.audit import Deliveries, DeliveryLog
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.lanes import by_key
 from sinks.runner import run_lanes
@@ -37,6 +39,7 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 GONE_RETRY_S = 5 * 60.0  # How often a destination that answered 410 is asked again.
+CORRELATION_ID = re.compile(r"[!-~]{1,128}")
 RESTART_S = 5.0  # Pause before a destination's runner that failed, which is a bug, starts again.
 
 TYPES = {
@@ -69,13 +72,20 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
         await stop.wait()
         return
     codec = open_codec(settings)
-    async with asyncio.TaskGroup() as group:
-        for destination in configuration.destinations.values():
-            group.create_task(_run_destination(settings, destination, codec, stop, health))
+    delivery_log = DeliveryLog(settings, codec)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for destination in configuration.destinations.values():
+                group.create_task(_run_destination(settings, destination, codec, delivery_log, stop, health))
+    finally:
+        await delivery_log.close()
 
 
-async def _run_destination(settings: Settings, destination: Destination, codec: Codec, stop: asyncio.Event, health: Health) -> None:
+async def _run_destination(
+    settings: Settings, destination: Destination, codec: Codec, delivery_log: DeliveryLog, stop: asyncio.Event, health: Health
+) -> None:
     """One destination. What breaks it does not stop the others."""
+    deliveries = Deliveries(delivery_log, destination.name)
     while not stop.is_set():
         webhook = Webhook(destination)
         try:
@@ -93,6 +103,8 @@ async def _run_destination(settings: Settings, destination: Destination, codec: 
                 health=health,
                 destination=destination.name,
                 drain_s=min(destination.timeout_s, 10.0),
+                ended=deliveries.ended,
+                revoked=deliveries.revoked,
             )
         except Exception:
             log.exception("webhooks.runner_failed", extra={"destination": destination.name})
@@ -123,10 +135,9 @@ class Webhook:
             headers = signatures.headers(self._key, event.event_id, int(self._clock()), body)
         except (ValueError, OverflowError, TypeError) as error:
             return Receipt(verdict=Verdict.REFUSED, reason="NOT_RENDERABLE", detail=f"{type(error).__name__}: {error}")
+        headers |= {"content-type": "application/json"} | correlation(event)
         with self._in_flight.track_inprogress():
-            answer = await self._transport.request(
-                "POST", self._destination.url, headers=headers | {"content-type": "application/json"}, body=body
-            )
+            answer = await self._transport.request("POST", self._destination.url, headers=headers, body=body)
         receipt = judge(answer, now_s=self._clock())
         self._report(item, answer, receipt)
         return receipt
@@ -147,6 +158,12 @@ class Webhook:
                 "outcome": answer.outcome, "detail": receipt.detail, "duration_ms": round(answer.seconds * 1000, 1),
                 "correlation_id": event.correlation_id,
             })  # fmt: skip
+
+
+def correlation(event: LoyaltyEvent) -> dict[str, str]:
+    """The header that joins the delivery to the request that caused it. Producers may have named it as no header can be."""
+    name = event.correlation_id or ""
+    return {"x-correlation-id": name} if CORRELATION_ID.fullmatch(name) else {}
 
 
 def wants(destination: Destination, event: LoyaltyEvent) -> bool:

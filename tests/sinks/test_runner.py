@@ -30,7 +30,7 @@ MakeSettings = Callable[..., Settings]
 @pytest.fixture
 def settings(kafka: Any, make_settings: MakeSettings) -> Settings:
     made = make_settings()
-    kafka_clients.ensure_topics(made, (topics.EVENTS, topics.DEAD_LETTERS))
+    kafka_clients.ensure_topics(made, (topics.EVENTS, topics.DEAD_LETTERS, topics.DELIVERY_AUDIT))
     return made
 
 
