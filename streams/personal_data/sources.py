@@ -1,7 +1,6 @@
 """Where an export comes from: the worker that owns the member, and ClickHouse. Both are read in pieces, so that a long history costs no memory."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +10,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from streams import clickhouse
 from streams.errors import UnavailableError
 from streams.settings import Settings
 
@@ -94,37 +94,5 @@ class Sources:
         async for row in self._rows(DEAD_LETTERS, {"program_id": program_id, "member_id": member_id}):
             yield row
 
-    async def _rows(self, query: str, values: dict[str, str]) -> AsyncIterator[bytes]:
-        settings = self._settings
-        parameters = {
-            "database": settings.clickhouse_database,
-            "output_format_json_quote_64bit_integers": "0",
-            "date_time_output_format": "iso",
-            "wait_end_of_query": "0",
-            **{f"param_{name}": value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") for name, value in values.items()},
-        }
-        headers = {"X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password}
-        context = ssl.create_default_context(cafile=settings.clickhouse_ca_file or None) if settings.clickhouse_url.startswith("https:") else True
-        where = f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}"
-        try:
-            url = f"{settings.clickhouse_url.rstrip('/')}/"
-            async with self._session.post(url, params=parameters, headers=headers, data=query.encode(), ssl=context) as response:
-                if response.status != 200:
-                    said = (await response.text()).strip().partition("\n")[0]
-                    raise UnavailableError(f"ClickHouse at {where} answers {response.status}: {said[:300]}")
-                rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield _checked(line, where)
-                if rest:
-                    yield _checked(rest, where)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"no ClickHouse answers at {where}: {type(error).__name__}: {error}") from error
-
-
-def _checked(line: bytes, where: str) -> bytes:
-    """A row. An error in the middle of an answer comes as a line of text, and must not pass for one."""
-    if not line.startswith(b"{"):
-        raise UnavailableError(f"ClickHouse at {where} broke off its answer: {line[:200].decode(errors='replace')}")
-    return line
+    def _rows(self, query: str, values: dict[str, str]) -> AsyncIterator[bytes]:
+        return clickhouse.rows(self._session, self._settings, query, values)

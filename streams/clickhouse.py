@@ -1,0 +1,59 @@
+"""Rows of a query, one by one, over ClickHouse's HTTP interface: for those that only read. The sink writes with clickhouse-connect."""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+
+from streams.errors import UnavailableError
+from streams.settings import Settings
+
+ROW_BEGINNINGS = (b"{", b"[")
+
+
+async def rows(
+    session: aiohttp.ClientSession, settings: Settings, query: str, values: Mapping[str, str] | None = None, *, form: str = "JSONEachRow", **options: str
+) -> AsyncIterator[bytes]:
+    """Each row as JSON, as it arrives: an object, or for JSONCompactEachRow an array. Times are ISO 8601, 64-bit numbers numbers.
+
+    `values` are the query's parameters, `{name:String}` in it; `options` are settings of ClickHouse's. Raises UnavailableError, also when
+    the answer breaks off.
+    """
+    parameters = {
+        "database": settings.clickhouse_database,
+        "default_format": form,
+        "output_format_json_quote_64bit_integers": "0",
+        "date_time_output_format": "iso",
+        **options,
+        **{f"param_{name}": _escaped(value) for name, value in (values or {}).items()},
+    }
+    headers = {"X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password}
+    context = ssl.create_default_context(cafile=settings.clickhouse_ca_file or None) if settings.clickhouse_url.startswith("https:") else True
+    where = f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}"
+    try:
+        url = f"{settings.clickhouse_url.rstrip('/')}/"
+        async with session.post(url, params=parameters, headers=headers, data=query.encode(), ssl=context) as response:
+            if response.status != 200:
+                said = (await response.text()).strip().partition("\n")[0]
+                raise UnavailableError(f"ClickHouse at {where} answers {response.status}: {said[:300]}")
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield _checked(line, where)
+            if rest:
+                yield _checked(rest, where)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise UnavailableError(f"no ClickHouse answers at {where}: {type(error).__name__}: {error}") from error
+
+
+def _escaped(value: str) -> str:
+    """A text as ClickHouse reads it of a parameter: a field of TSV."""
+    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+def _checked(line: bytes, where: str) -> bytes:
+    """A row. An error in the middle of an answer comes as a line of text, and must not pass for one."""
+    if not line.startswith(ROW_BEGINNINGS):
+        raise UnavailableError(f"ClickHouse at {where} broke off its answer: {line[:200].decode(errors='replace')}")
+    return line
