@@ -128,6 +128,8 @@ class World:
 
     def __init__(self, looped: Looped) -> None:
         self.ledger = Ledger()
+        self.narrowed: list[dict[str, str]] = []
+        """What the history was asked to narrow its rows by, each time."""
         self._looped = looped
         app = web.Application()
         app[PARTS] = self.ledger  # type: ignore[assignment]
@@ -183,14 +185,28 @@ def world(looped: Looped, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """The history has at once what the ledger has."""
     running = World(looped)
 
-    async def newest(settings: Any, program_id: str, *_: Any) -> AsyncIterator[Account]:
-        for account in running.ledger.all(program_id):
-            if account.status in (MemberStatus.ACTIVE, MemberStatus.SUSPENDED):
-                yield account
+    def present(program_id: str) -> list[Account]:
+        return [one for one in running.ledger.all(program_id) if one.status in (MemberStatus.ACTIVE, MemberStatus.SUSPENDED)]
+
+    async def count(settings: Any, program_id: str) -> int:
+        return len(present(program_id))
+
+    async def newest(
+        settings: Any, program_id: str, *, equal: Mapping[str, str], user_name_type: str, skip: int = 0, members_max: int
+    ) -> AsyncIterator[Account]:
+        running.narrowed.append(dict(equal))
+        found = present(program_id)
+        for part, value in equal.items():
+            kind = part.removeprefix("external_ids.")
+            held = [(one, one.attributes.get(part) if kind == part else one.external_ids.get(kind)) for one in found]
+            found = [one for one, text in held if (text or "").lower() == value.lower()]
+        for account in found[skip : skip + members_max]:
+            yield account
 
     async def wait_for(settings: Any, program_id: str, versions: Mapping[str, int]) -> None:
         pass
 
+    monkeypatch.setattr(history, "count", count)
     monkeypatch.setattr(history, "newest", newest)
     monkeypatch.setattr(history, "wait_for", wait_for)
     yield running
@@ -424,6 +440,33 @@ def test_filters(three: World, text: str, found: list[str]) -> None:
     assert sorted(name.partition("@")[0] for name in three.names(text)) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "narrowed"),
+    [
+        ('userName eq "ada@example.com"', []),
+        ('userName eq "ADA@example.com" and active eq true', []),
+        ('externalId eq "9"', []),
+        ('userName eq "nobody"', [{"external_ids.scim_user_name": "nobody"}]),
+        (f'{ENTERPRISE}:employeeNumber eq "7"', [{"external_ids.employee": "7"}]),
+        ('emails[value eq "Ada@example.com"] and active eq true', [{"email": "Ada@example.com"}]),
+        ('name.familyName eq "Byron" and displayName eq "Ada"', [{"family_name": "Byron", "display_name": "Ada"}]),
+        ('displayName eq "Ada" or displayName eq "Robin"', [{}]),
+        ('not (displayName eq "Ada")', [{}]),
+    ],
+    ids=str,
+)
+def test_a_filter_is_answered_by_the_ledger_or_narrows_what_the_history_gives(three: World, text: str, narrowed: list[dict[str, str]]) -> None:
+    three.find(text)
+    assert three.narrowed == narrowed
+
+
+def test_a_filter_that_means_too_many_is_refused(three: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "SCANNED_MAX", 2)
+    assert three.find('userName sw "ada"').error[:2] == (400, "tooMany")
+    assert three.find('userName sw "ada" and displayName eq "ada"').body["totalResults"] == 1
+    assert three.ask("GET", "/Users").body["totalResults"] == 3
+
+
 def test_a_user_is_found_by_id(three: World) -> None:
     number = three.find('externalId eq "1"').body["Resources"][0]["id"]
     assert three.names(f'id eq "{number}"') == ["ada@example.com"]
@@ -541,6 +584,22 @@ def test_no_decision_in_time_is_a_503_that_says_when_to_ask_again(world: World, 
     world.ledger.silent = True
     answer = world.ask("POST", "/Users", {"schemas": [USER], "userName": "ada@example.com"})
     assert answer.error[0] == 503 and int(answer.headers["Retry-After"]) >= 1
+
+
+def test_an_answer_waits_until_the_owner_has_what_was_decided(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka tells of a decision before the worker's own rows have it."""
+    number = world.enrol(displayName="Ada")["id"]
+    before = world.ledger.all("staff")[0]
+    reads: list[int] = []
+
+    async def behind(program_id: str, member_id: str) -> Account | None:
+        reads.append(len(world.ledger.commands))
+        account = world.ledger.all("staff")[0]
+        return before if reads.count(len(world.ledger.commands)) <= 3 else account
+
+    monkeypatch.setattr(world.ledger, "from_owner", behind)
+    assert world.patch(number, {"op": "replace", "path": "displayName", "value": "A. Byron"}).body["displayName"] == "A. Byron"
+    assert reads == [1, 2, 2, 2, 2]
 
 
 def test_no_worker_is_a_503(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from schemas.contract import EXTERNAL_IDS_PREFIX
 from schemas.records import Account, MemberStatus
 from streams.errors import UnavailableError
 from streams.settings import Settings
@@ -16,13 +17,14 @@ BEHIND_S_MAX = 5.0
 ASK_AGAIN_S = 0.1
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
-NEWEST = """
-SELECT member_id, version, attributes, external_ids, status
+PRESENT = """
 FROM (SELECT * FROM member_profile_history WHERE program_id = {program_id:String} ORDER BY member_id, version DESC LIMIT 1 BY member_id)
 WHERE status IN ('ACTIVE', 'SUSPENDED')
-ORDER BY member_id
-FORMAT JSONEachRow
 """
+"""Who is there, by the newest profile of each member."""
+
+COUNT = f"SELECT count() AS members {PRESENT} FORMAT JSONEachRow"
+NEWEST = f"SELECT member_id, version, attributes, external_ids, status {PRESENT}"
 
 VERSIONS = """
 SELECT member_id, max(version) AS version FROM member_profile_history
@@ -32,12 +34,29 @@ FORMAT JSONEachRow
 """
 
 
-async def newest(settings: Settings, program_id: str) -> AsyncIterator[Account]:
-    """Every member who is ACTIVE or SUSPENDED, in the order of their numbers; of the account only what a profile has.
+async def count(settings: Settings, program_id: str) -> int:
+    """How many members are ACTIVE or SUSPENDED. Raises UnavailableError."""
+    return sum([int(row["members"]) async for row in _rows(settings, COUNT, {"program_id": program_id})])
 
-    Raises UnavailableError.
+
+async def newest(
+    settings: Settings, program_id: str, *, equal: Mapping[str, str], user_name_type: str, skip: int = 0, members_max: int
+) -> AsyncIterator[Account]:
+    """Members who are ACTIVE or SUSPENDED, in the order of their numbers; of the account only what a profile has.
+
+    `equal`: parts of the profile, in the names that mastering uses, and what they must be, without regard to case. Whoever has no
+    external id of `user_name_type` has the number instead. Raises UnavailableError.
     """
-    async for row in _rows(settings, NEWEST, {"program_id": program_id}):
+    query, values = NEWEST, {"program_id": program_id, "skip": str(skip), "members_max": str(members_max)}
+    for number, (part, value) in enumerate(equal.items()):
+        kind = part.removeprefix(EXTERNAL_IDS_PREFIX)
+        values |= {f"name_{number}": kind, f"value_{number}": value}
+        column = f"attributes[{{name_{number}:String}}]" if kind == part else f"external_ids[{{name_{number}:String}}]"
+        if part == EXTERNAL_IDS_PREFIX + user_name_type:
+            column = f"if({column} = '', member_id, {column})"
+        query += f"AND lowerUTF8({column}) = lowerUTF8({{value_{number}:String}})\n"
+    query += "ORDER BY member_id LIMIT {members_max:UInt64} OFFSET {skip:UInt64} FORMAT JSONEachRow"
+    async for row in _rows(settings, query, values):
         yield Account(
             program_id=program_id, member_id=row["member_id"], status=MemberStatus(row["status"]), tier="", enrolled_at_ms=0,
             profile_version=int(row["version"]), attributes=row["attributes"], external_ids=row["external_ids"],

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
 from scim2_models import URN, ComplexAttribute, Extension, Meta, Required, Resource, Uniqueness
+from scim2_models.path import Comparison, LogicalExpr, ValuePath
 
 from schemas.contract import EXTERNAL_IDS_PREFIX
 from schemas.records import Account, MemberStatus
 from streams.configuration import Scim
 from streams.domain.mastering import STATUS, master_of
 
+USER = "urn:ietf:params:scim:schemas:core:2.0:User"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 ID_CHARACTERS = 32
 
@@ -38,7 +40,7 @@ class Enterprise(Extension):
 class LoyaltyUser(Resource[Enterprise]):
     """The attributes of RFC 7643 that a profile has. Others are ignored, and are not in /Schemas."""
 
-    __schema__ = URN("urn:ietf:params:scim:schemas:core:2.0:User")
+    __schema__ = URN(USER)
 
     user_name: Annotated[str | None, Uniqueness.server, Required.true] = None
     name: Name | None = None
@@ -75,6 +77,27 @@ def parts_by_path(settings: Scim) -> dict[str, str]:
         "userName": settings.user_name_type, "externalId": settings.external_id_type, f"{ENTERPRISE}:employeeNumber": settings.employee_type,
     }  # fmt: skip
     return ATTRIBUTES | {path: EXTERNAL_IDS_PREFIX + kind for path, kind in external_ids.items()} | {"active": STATUS}
+
+
+def equalities(node: Any, settings: Scim) -> dict[str, str]:
+    """SCIM's attribute -> the text that a filter, whose tree this is, asks it to be in any case; `id` is among them."""
+    if isinstance(node, LogicalExpr):
+        terms = node.terms if node.op == "and" else ()
+        return {path: text for term in terms for path, text in equalities(term, settings).items()}
+    if isinstance(node, ValuePath):
+        terms = node.val_filter.terms if isinstance(node.val_filter, LogicalExpr) and node.val_filter.op == "and" else (node.val_filter,)
+        texts = [one.value for one in terms if isinstance(one, Comparison) and one.op == "eq" and str(one.attr_path).lower() == "value"]
+        return _known(str(node.attr_path), texts[0], settings) if texts and isinstance(texts[0], str) else {}
+    if isinstance(node, Comparison) and node.op == "eq" and isinstance(node.value, str):
+        return _known(str(node.attr_path), node.value, settings)
+    return {}
+
+
+def _known(path: str, text: str, settings: Scim) -> dict[str, str]:
+    name = path.lower().removeprefix(f"{USER}:".lower())
+    if name in ("emails.value", "phonenumbers.value"):
+        name = name.removesuffix(".value")
+    return {known: text for known in ("id", *parts_by_path(settings)) if known.lower() == name and known != "active"}
 
 
 def masters_elsewhere(mastering: Mapping[str, str], source_system: str, settings: Scim) -> dict[str, str]:

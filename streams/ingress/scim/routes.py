@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -14,27 +14,31 @@ from pydantic import ValidationError
 from scim2_models import (
     AuthenticationScheme, Bulk, ChangePassword, Context, ETag, Error, Filter, InvalidSyntaxException,
     InvalidValueException, ListResponse, MutabilityException, NotFoundException, Patch, PatchOp, PreconditionFailedException, ResourceType,
-    SCIMException, Schema, ScimFilter, ScimPolicy, SearchRequest, ServiceProviderConfig, Sort, UniquenessException,
+    SCIMException, Schema, ScimFilter, ScimPolicy, SearchRequest, ServiceProviderConfig, Sort,
+    TooManyException, UniquenessException,
 )  # fmt: skip
-from scim2_models.path import Comparison
 
-from schemas.contract import EXTERNAL_IDS_PREFIX, Command
+from schemas.contract import EXTERNAL_ID_CHARACTERS_MAX, EXTERNAL_IDS_PREFIX, ID_CHARACTERS_MAX
 from schemas.records import Account, CommandResult, Enrolment, MemberStatus, ProfileChange
 from streams.configuration import Scim, Token
+from streams.domain.refusals import Refusal
 from streams.errors import ContractError, UnavailableError
 from streams.ingress import commands, rest
 from streams.ingress.authentication import authenticate, only_program, require_scope
-from streams.ingress.parts import PARTS, Parts
+from streams.ingress.parts import PARTS
 from streams.ingress.problems import ProblemError
 from streams.ingress.scim import history
-from streams.ingress.scim.resources import Enterprise, LoyaltyUser, changes, masters_elsewhere, member_id, parts_by_path, read, show, version
+from streams.ingress.scim.resources import (
+    ENTERPRISE, Enterprise, LoyaltyUser, changes, equalities, masters_elsewhere, member_id, parts_by_path, read, show, version,
+)  # fmt: skip
 
 BASE = "/scim/v2"
 CONTENT_TYPE = "application/scim+json"
 DECISION_TIMEOUT_S = 8.0
+ASK_AGAIN_S = 0.01
 PAGE_MAX = 200
+SCANNED_MAX = 20_000  # Users that one filter may look at: each takes about 0.1 ms of this process.
 WRITES_REMEMBERED_MAX = 1000
-REFUSED_FOR_MASTER = "ATTRIBUTE_MASTERED_EXTERNALLY"
 GONE = (MemberStatus.LEFT, MemberStatus.ERASED, MemberStatus.MERGED)
 TOLERANT = ScimPolicy(
     unknown=ScimPolicy.Unknown.ignore,
@@ -135,11 +139,11 @@ async def create(request: web.Request) -> web.Response:
     enrolment = Enrolment(
         **_common(request, client, number, before, await request.read()), attributes=said.attributes, external_ids=said.external_ids,
     )  # fmt: skip
-    await _decide(request, client, enrolment)
+    account = await _decide(request, client, enrolment)
     if said.active is False:
-        enrolled = await parts.accounts.from_owner(client.program_id, number)
-        await _decide(request, client, ProfileChange(**_common(request, client, number, enrolled, b"inactive"), status=MemberStatus.SUSPENDED))
-    return await _written(request, client, number, 201)
+        common = _common(request, client, number, account, b"inactive")
+        account = await _decide(request, client, ProfileChange(**common, status=MemberStatus.SUSPENDED))
+    return _user(request, client, account, 201)
 
 
 async def patch(request: web.Request) -> web.Response:
@@ -172,7 +176,6 @@ async def delete(request: web.Request) -> web.Response:
     account = await _account(request, client)
     _require_match(request, account)
     await _decide(request, client, ProfileChange(**_common(request, client, account.member_id, account, b""), status=MemberStatus.LEFT))
-    await _remember(request, client, account.member_id)
     return web.Response(status=204)
 
 
@@ -190,39 +193,79 @@ async def search_users(request: web.Request) -> web.Response:
 async def _page(request: web.Request, asked: "SearchRequest[Any]") -> web.Response:
     client, parts = _client(request), request.app[PARTS]
     start, count = max(asked.start_index or 1, 1), min(max(PAGE_MAX if asked.count is None else asked.count, 0), PAGE_MAX)
-    found = ScimFilter[User](asked.filter) if asked.filter else None
-    total, page = 0, []
-    async for account in _candidates(request, client, parts, found):
-        user = show(account, client.settings, _location(request, account.member_id))
-        if found is None or found.match(user, strict=True):
-            total += 1
-            if start <= total < start + count:
-                page.append(user)
+    if asked.filter:
+        total, accounts = 0, []
+        found = ScimFilter[User](asked.filter)
+        async for account in _candidates(request, client, found):
+            if found.match(show(account, client.settings, _location(request, account.member_id)), strict=True):
+                total += 1
+                if start <= total < start + count:
+                    accounts.append(account)
+    else:
+        await _wait_for_writes(request, client)
+        total = await history.count(parts.settings, client.program_id)
+        kind = client.settings.user_name_type
+        rows = history.newest(parts.settings, client.program_id, equal={}, user_name_type=kind, skip=start - 1, members_max=count)
+        accounts = [account async for account in rows] if count else []
+    page = [show(account, client.settings, _location(request, account.member_id)) for account in accounts]
     answer = ListResponse[User](total_results=total, start_index=start, items_per_page=len(page), resources=page)
     return _json(answer.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=asked))
 
 
-async def _candidates(request: web.Request, client: Client, parts: Parts, found: "ScimFilter[Any] | None") -> Any:
-    settings = client.settings
-    kinds = {"username": settings.user_name_type, "externalid": settings.external_id_type}
-    node = None if found is None else found.ast
-    if isinstance(node, Comparison) and node.op == "eq" and isinstance(node.value, str) and str(node.attr_path).lower() in ("id", *kinds):
-        name = str(node.attr_path).lower()
-        # A userName is compared without regard to case, an external id is not: what was not found as written may be in the history.
-        number = node.value if name == "id" else await parts.accounts.resolve(client.program_id, kinds[name], node.value)
-        account = await parts.accounts.from_owner(client.program_id, number) if number and len(number) <= 128 else None
-        if account is not None or name != "username":
-            if account is not None and account.status not in GONE:
+async def _candidates(request: web.Request, client: Client, found: "ScimFilter[Any]") -> AsyncIterator[Account]:
+    """Those whom a filter can mean, and perhaps others. Raises TooManyException where it leaves more than can be looked at."""
+    parts, settings = request.app[PARTS], client.settings
+    equal = equalities(found.ast, settings)
+    for path in ("id", "externalId", "userName", f"{ENTERPRISE}:employeeNumber"):
+        if path not in equal:
+            continue
+        for number in await _numbers(request, client, path, equal[path]):
+            account = await parts.accounts.from_owner(client.program_id, number)
+            if account is not None and account.status not in GONE and (path == "id" or found.match(show(account, settings, ""), strict=True)):
                 yield account
+                return
+        if path in ("id", "externalId"):
             return
+        break  # The others are compared without regard to case, and the ledger finds them only as they are written.
+    else:
+        await _wait_for_writes(request, client)
+    by_path, seen = parts_by_path(settings), 0
+    rows = history.newest(
+        parts.settings, client.program_id, equal={by_path[path]: value for path, value in equal.items() if path in by_path},
+        user_name_type=settings.user_name_type, members_max=SCANNED_MAX + 1,
+    )  # fmt: skip
+    async for account in rows:
+        seen += 1
+        if seen > SCANNED_MAX:
+            raise TooManyException(detail=f"the filter leaves more than {SCANNED_MAX} users to look at: ask for one attribute with eq as well")
+        if seen % 100 == 0:
+            await asyncio.sleep(0)  # Other requests are served between.
+        yield account
+
+
+async def _numbers(request: web.Request, client: Client, path: str, value: str) -> list[str]:
+    """Members who may have this identifier."""
+    if path == "id":
+        return [value] if 0 < len(value) <= ID_CHARACTERS_MAX else []
+    if not 0 < len(value) <= EXTERNAL_ID_CHARACTERS_MAX:
+        return []
+    kind = parts_by_path(client.settings)[path].removeprefix(EXTERNAL_IDS_PREFIX)
+    found = await request.app[PARTS].accounts.resolve(client.program_id, kind, value)
+    numbers = [] if found is None else [found]
+    return [*numbers, member_id(client.token.name, value)] if path == "userName" else numbers
+
+
+async def _wait_for_writes(request: web.Request, client: Client) -> None:
+    """A listing has what was written before it through this process."""
     writes = request.app[WRITES]
     awaited = {key: profile_version for key, profile_version in writes.items() if key[0] == client.program_id}
-    await history.wait_for(parts.settings, client.program_id, {key[1]: profile_version for key, profile_version in awaited.items()})
+    if not awaited:
+        return
+    versions = {number: profile_version for (_, number), profile_version in awaited.items()}
+    await history.wait_for(request.app[PARTS].settings, client.program_id, versions)
     for key, profile_version in awaited.items():
         if writes.get(key) == profile_version:  # Not one that was written meanwhile.
             del writes[key]
-    async for account in history.newest(parts.settings, client.program_id):
-        yield account
 
 
 async def get_config(request: web.Request) -> web.Response:
@@ -362,12 +405,13 @@ async def _change(request: web.Request, client: Client, account: Account, after:
     if attributes or external_ids or status:
         common = _common(request, client, account.member_id, account, await request.read())
         change = ProfileChange(**common, attributes=attributes, external_ids=external_ids or None, status=status)
-        await _decide(request, client, change)
-    return await _written(request, client, account.member_id, 200)
+        account = await _decide(request, client, change)
+    return _user(request, client, account)
 
 
-async def _decide(request: web.Request, client: Client, command: Command) -> None:
-    """Send a command and wait for the worker's yes. Raises SCIMException for a no, UnavailableError when none comes in time."""
+async def _decide(request: web.Request, client: Client, command: Enrolment | ProfileChange) -> Account:
+    """Send a command, wait for the worker's yes, and return the account after it. Raises SCIMException for a no, UnavailableError and
+    TimeoutError when nothing comes in time."""
     parts = request.app[PARTS]
     parts.require_ready()
     commands.check(command)
@@ -376,19 +420,21 @@ async def _decide(request: web.Request, client: Client, command: Command) -> Non
     if decision is None:
         raise UnavailableError("too many requests wait for a decision")
     try:
-        await parts.acknowledged(parts.send(command, correlation_id), client.token.name)
         async with asyncio.timeout(DECISION_TIMEOUT_S):
+            await parts.acknowledged(parts.send(command, correlation_id), client.token.name)
             audit = await decision
+            if audit.result in (CommandResult.APPLIED, CommandResult.SUPERSEDED):
+                return await _account_at(request, client, command.member_id, audit.sequence or 0)
     finally:
         parts.decisions.forget(correlation_id)
-    match audit.result:
-        case CommandResult.APPLIED | CommandResult.SUPERSEDED:
-            return
-        case CommandResult.REFUSED if audit.reason == REFUSED_FOR_MASTER:
+    match audit.result, audit.reason:
+        case CommandResult.REFUSED, Refusal.ATTRIBUTE_MASTERED_EXTERNALLY:
             raise MutabilityException(detail=_mastered(client.settings, audit.detail or ""))
-        case CommandResult.REFUSED:
-            raise InvalidValueException(detail=f"{audit.reason}: {audit.detail or 'the programme refuses this'}")
-        case CommandResult.CONFLICT:
+        case CommandResult.REFUSED, Refusal.MEMBER_ALREADY_ENROLLED:
+            raise UniquenessException(detail="userName is that of another user")
+        case CommandResult.REFUSED, reason:
+            raise InvalidValueException(detail=f"{reason}: {audit.detail or 'the programme refuses this'}")
+        case CommandResult.CONFLICT, _:
             raise UniquenessException(detail="another change came at the same time: read the user again")
     raise UnavailableError("the command waits")
 
@@ -403,21 +449,19 @@ def _path_of(settings: Scim, part: str) -> str:
     return next((path for path, name in parts_by_path(settings).items() if name == part), part)
 
 
-async def _written(request: web.Request, client: Client, number: str, status: int) -> web.Response:
-    account = await _remember(request, client, number)
-    if account is None:
-        raise UnavailableError("the user was removed at the same time")
-    return _user(request, client, account, status)
+async def _account_at(request: web.Request, client: Client, number: str, sequence: int) -> Account:
+    """The account once its owner has come to this event, whose version listings wait for.
 
-
-async def _remember(request: web.Request, client: Client, number: str) -> Account | None:
-    """The account after a write, whose version listings wait for."""
-    account = await request.app[PARTS].accounts.from_owner(client.program_id, number)
-    writes = request.app[WRITES]
-    if account is not None:
-        writes[client.program_id, number] = account.profile_version
-        while len(writes) > WRITES_REMEMBERED_MAX:
-            del writes[next(iter(writes))]
+    A decision can be read as soon as Kafka has it; the rows of the worker that made it follow a moment later.
+    """
+    accounts, writes = request.app[PARTS].accounts, request.app[WRITES]
+    account = await accounts.from_owner(client.program_id, number)
+    while account is None or account.event_sequence < sequence:
+        await asyncio.sleep(ASK_AGAIN_S)
+        account = await accounts.from_owner(client.program_id, number)
+    writes[client.program_id, number] = account.profile_version
+    while len(writes) > WRITES_REMEMBERED_MAX:
+        del writes[next(iter(writes))]
     return account
 
 
