@@ -3,7 +3,11 @@
 import time
 
 from infra.demo.checks import Step, poll
-from infra.demo.world import World
+from infra.demo.world import World, in_thread
+from streams.audit import log
+from streams.audit.verification import Chain, Verifier
+from streams.codec import open_codec
+from streams.settings import Settings
 
 BY_DAY_AND_SOURCE = """\
 SELECT day, program_id AS programme, source_system AS source,
@@ -39,6 +43,9 @@ async def look_for_trouble(world: World, step: Step) -> str:
         expected=commands,
     )  # fmt: skip
     step.equal(f"audit: one record for each of {commands:,} commands, repetitions included", audited, commands)
+    chains = await in_thread(lambda: _verified(world.stack.settings))
+    links, broken = sum(chain.records for chain in chains), [chain.broken for chain in chains if chain.broken is not None]
+    step.equal(f"loyalty audit verify: {links:,} records of what came in and went out, in {len(chains)} chains, none broken", broken, [])
     dead = await world.analyst.ask("SELECT topic, stage, reason, detail FROM dead_letters FINAL LIMIT 3")
     step.equal("dead letters: none", dead, [])
     await _prove_ledger(world, step)
@@ -46,6 +53,14 @@ async def look_for_trouble(world: World, step: Step) -> str:
         inbox.read()
         step.equal(f"{inbox.name}: no delivery with a wrong signature", [one.problem for one in inbox.receiver.unverified], [])
     return f"{commands:,} commands audited, no dead letters; every programme adds up to zero, and every entry is chained to the one before"
+
+
+def _verified(settings: Settings) -> list[Chain]:
+    """Every record of the audit's topics, hash by hash."""
+    verifier = Verifier()
+    for link in log.links(settings, open_codec(settings), log.parts(settings)):
+        verifier.add(link)
+    return verifier.finish()
 
 
 async def _prove_ledger(world: World, step: Step) -> None:

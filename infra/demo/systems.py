@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 from confluent_kafka import KafkaError, Message
 
-from infra.demo.checks import CheckFailed
+from infra.demo.checks import CheckFailed, poll
 from infra.fakes.apaleo import ApaleoFake
 from schemas.codec import Codec
 from schemas.contract import Command, command_id, member_key
@@ -22,6 +22,7 @@ from streams.settings import Settings
 
 FLUSH_S = 30  # For the broker to acknowledge what was produced.
 ANSWER_S = 30  # For any other answer.
+NOT_YET = "urn:loyalty:not-yet"
 WAIT_S = 5  # What the app grants the pipeline to decide on a redemption, with a guest who looks at the screen.
 
 TOPIC_OF = {topic.record: topic for topic in topics.INBOUND}
@@ -105,11 +106,13 @@ class Answer:
 class Api:
     """The mobile app's own use of the REST API."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str, sent: Sent) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str, sent: Sent, heard: Callable[[str], int]) -> None:
+        """`heard`: the sequence of the last event of a member that the app knows of. It never reads an older account."""
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"}
         self._sent = sent
+        self._heard = heard
 
     async def transact(self, member: str, transaction_id: str, **fields: Any) -> Answer:
         """POST a transaction, and wait for the decision."""
@@ -132,7 +135,10 @@ class Api:
 
     async def account(self, member: str) -> dict[str, Any]:
         """GET the whole account, from the worker that owns it. Raises CheckFailed if there is no such answer."""
-        body = await self._get(member, "")
+        body = await poll(
+            f"GET /v1/members/... of {member}", lambda: self._get(member, "", min_sequence=self._heard(member)),
+            lambda answer: answer.get("type") != NOT_YET, expected=f"sequence {self._heard(member)}",
+        )  # fmt: skip
         if body.get("source") != "owner":
             raise CheckFailed(f"GET /v1/members/... of {member}", expected="the account, from its owner", seen=body)
         return body
@@ -146,10 +152,10 @@ class Api:
         async with self._session.post(f"{self._url}/v1/{stream}", json=body, headers=headers) as response:
             return Answer(response.status, orjson.loads(await response.read()), time.monotonic() - started_s)
 
-    async def _get(self, member: str, suffix: str) -> dict[str, Any]:
+    async def _get(self, member: str, suffix: str, min_sequence: int = 0) -> dict[str, Any]:
         program_id, _, member_id = member.partition("/")
         url = f"{self._url}/v1/members/{member_id}{suffix}"
-        async with self._session.get(url, params={"program": program_id}, headers=self._headers) as response:
+        async with self._session.get(url, params={"program": program_id, "min_sequence": min_sequence}, headers=self._headers) as response:
             body: dict[str, Any] = orjson.loads(await response.read())
             return body
 

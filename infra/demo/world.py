@@ -120,7 +120,7 @@ class World:
         self.upstream = Upstream(settings, self.sent)
         cleanup.callback(self.upstream.close)
         await self.upstream.connect()
-        self.api = Api(session, ingress, self._document["tokens"]["explorer"]["token"], self.sent)
+        self.api = Api(session, ingress, self._document["tokens"]["explorer"]["token"], self.sent, lambda member: self.book.pages[member].events)
         self.hr = HrSystem(session, ingress, self._document["sources"]["hr"]["secret"], self.sent)
         self.analyst = Analyst(session, settings)
         self._session = session
