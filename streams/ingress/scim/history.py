@@ -16,6 +16,8 @@ TIMEOUT_S = 10.0
 BEHIND_S_MAX = 5.0
 ASK_AGAIN_S = 0.1
 LINE_BYTES_MAX = 4 * 1024 * 1024
+TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+"""ClickHouse reads the value of a parameter as a field of TSV."""
 
 PRESENT = """
 FROM (SELECT * FROM member_profile_history WHERE program_id = {program_id:String} ORDER BY member_id, version DESC LIMIT 1 BY member_id)
@@ -81,7 +83,7 @@ async def wait_for(settings: Settings, program_id: str, versions: Mapping[str, i
 
 async def _rows(settings: Settings, query: str, values: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
     parameters = {"output_format_json_quote_64bit_integers": "0"}
-    parameters |= {f"param_{name}": value.replace("\\", "\\\\") for name, value in values.items()}  # Read as a field of TSV.
+    parameters |= {f"param_{name}": value.translate(TSV_ESCAPES) for name, value in values.items()}
     headers = {
         "X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password,
         "X-ClickHouse-Database": settings.clickhouse_database,
