@@ -26,6 +26,7 @@ SCOPES = (
     "transactions:write", "enrolments:write", "profile-changes:write", "offer-activations:write", "member-operations:write", "members:read",
     "members:export", "audit:read", "operations:read", "scim",
 )  # fmt: skip
+SCIM_CHOICES = {"number_from": ("user_name", "external_id", "employee_number"), "absent_active": ("unchanged", "suspend")}
 SOURCE_KINDS = ("apaleo", "hr", "cloudevents")
 EVENT_KINDS = tuple(kind.value for kind in LoyaltyEventKind if kind is not LoyaltyEventKind.UNKNOWN)
 
@@ -90,6 +91,8 @@ class Scim:
     """Type of the external id that holds externalId."""
     employee_type: str = "employee"
     """Type of the external id that holds the enterprise extension's employeeNumber."""
+    number_from: str = "user_name"
+    """What the number of a new member is: one made from userName, or external_id or employee_number as it is."""
     absent_active: str = "unchanged"
     """What a PUT without `active` means: unchanged, or suspend."""
 
@@ -227,7 +230,7 @@ def _token(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Ma
 
 def _scim(reader: TomlReader, name: str, table: Mapping[str, Any], tokens: tuple[Token, ...]) -> Scim:
     place = f"scim.{name}"
-    reader.check_keys(place, table, {"user_name_type", "external_id_type", "employee_type", "absent_active"})
+    reader.check_keys(place, table, {"user_name_type", "external_id_type", "employee_type", "number_from", "absent_active"})
     if not any(token.name == name and "scim" in token.scopes for token in tokens):
         reader.problem(place, f"needs a token of its name: [tokens.{name}] with the scope scim")
     defaults = Scim()
@@ -237,10 +240,12 @@ def _scim(reader: TomlReader, name: str, table: Mapping[str, Any], tokens: tuple
             reader.problem(f"{place}.{key}", "must be a-z, 0-9 and '_', and start with a letter; 32 characters at most")
     if len(set(types.values())) < len(types):
         reader.problem(place, "gives one type to two attributes: user_name_type, external_id_type and employee_type must differ")
-    absent_active = reader.value(place, table, "absent_active", str, defaults.absent_active)
-    if absent_active not in ("unchanged", "suspend"):
-        reader.problem(f"{place}.absent_active", f"must be unchanged or suspend, not {absent_active!r}")
-    return Scim(absent_active=absent_active, **types)
+    chosen = {}
+    for key, words in SCIM_CHOICES.items():
+        chosen[key] = reader.value(place, table, key, str, getattr(defaults, key))
+        if chosen[key] not in words:
+            reader.problem(f"{place}.{key}", f"must be one of {', '.join(words)}, not {chosen[key]!r}")
+    return Scim(**chosen, **types)
 
 
 def _program_name(reader: TomlReader, place: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> str:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 from schemas.contract import Command
 from schemas.records import Account, MemberStatus, SyncAudit
 from streams import configuration
+from streams.configuration import Scim
 from streams.domain.program import Program
-from streams.errors import UnavailableError
+from streams.errors import ConfigurationError, UnavailableError
 from streams.ingress.parts import PARTS
 from streams.ingress.scim import history, routes
 from streams.ingress.scim.resources import ENTERPRISE
@@ -340,6 +343,36 @@ def test_a_put_clears_what_it_leaves_out_and_a_setting_says_what_no_active_means
     assert "locale" not in answer.body and "emails" not in answer.body
     command = world.ledger.commands[-1]
     assert command.attributes == {"display_name": "A", "locale": None, "email": None}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("source", "number"), [("external_id", "21001"), ("employee_number", "7")])
+def test_a_number_can_be_the_directorys_own(world: World, monkeypatch: pytest.MonkeyPatch, source: str, number: str) -> None:
+    monkeypatch.setattr(world.ledger, "configuration", replace(CONFIGURATION, scim={"okta": Scim(number_from=source)}))
+    body = {"schemas": [USER, ENTERPRISE], "userName": "ada", "externalId": "21001", ENTERPRISE: {"employeeNumber": "7"}}
+    assert world.ask("POST", "/Users", body).body["id"] == number
+    assert world.ask("POST", "/Users", body | {"userName": "robin"}).error[:2] == (409, "uniqueness")
+    assert world.ask("POST", "/Users", {"schemas": [USER], "userName": "robin"}).error[:2] == (400, "invalidValue")
+    address = {"schemas": [USER, ENTERPRISE], "userName": "robin", "externalId": "@card:1", ENTERPRISE: {"employeeNumber": "@card:1"}}
+    assert world.ask("POST", "/Users", address).error[:2] == (400, "invalidValue")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"absent_active": "maybe"}, "scim.okta.absent_active must be one of unchanged, suspend, not 'maybe'"),
+        ({"number_from": "id"}, "scim.okta.number_from must be one of user_name, external_id, employee_number, not 'id'"),
+        ({"user_name_type": "User Name"}, "scim.okta.user_name_type must be a-z"),
+        ({"employee_type": "scim_user_name"}, "scim.okta gives one type to two attributes"),
+        ({"user_name": "x"}, "scim.okta.user_name"),
+    ],
+    ids=str,
+)
+def test_a_fault_of_the_settings_is_named(table: dict[str, str], told: str) -> None:
+    token = {"token": TOKENS["okta"], "scopes": ["scim"]}
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        configuration.parse({"programs": CONFIGURATION.rules, "tokens": {"okta": token}, "scim": {"okta": table}})
+    with pytest.raises(ConfigurationError, match=r"needs a token of its name: \[tokens.entra\] with the scope scim"):
+        configuration.parse({"programs": CONFIGURATION.rules, "tokens": {"okta": token}, "scim": {"entra": {}}})
 
 
 def test_types_of_external_ids_are_the_tokens_own(world: World) -> None:

@@ -1,23 +1,20 @@
 """Listings: the newest profile of each member, from ClickHouse, which is about a second behind the ledger."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
+import orjson
 
 from schemas.contract import EXTERNAL_IDS_PREFIX
 from schemas.records import Account, MemberStatus
-from streams.errors import UnavailableError
+from streams import clickhouse
 from streams.settings import Settings
 
 TIMEOUT_S = 10.0
 BEHIND_S_MAX = 5.0
 ASK_AGAIN_S = 0.1
-LINE_BYTES_MAX = 4 * 1024 * 1024
-TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-"""ClickHouse reads the value of a parameter as a field of TSV."""
 
 PRESENT = """
 FROM (SELECT * FROM member_profile_history WHERE program_id = {program_id:String} ORDER BY member_id, version DESC LIMIT 1 BY member_id)
@@ -25,14 +22,13 @@ WHERE status IN ('ACTIVE', 'SUSPENDED')
 """
 """Who is there, by the newest profile of each member."""
 
-COUNT = f"SELECT count() AS members {PRESENT} FORMAT JSONEachRow"
+COUNT = f"SELECT count() AS members {PRESENT}"
 NEWEST = f"SELECT member_id, version, attributes, external_ids, status {PRESENT}"
 
 VERSIONS = """
 SELECT member_id, max(version) AS version FROM member_profile_history
 WHERE program_id = {program_id:String} AND member_id IN {members:Array(String)}
 GROUP BY member_id
-FORMAT JSONEachRow
 """
 
 
@@ -57,7 +53,7 @@ async def newest(
         if part == EXTERNAL_IDS_PREFIX + user_name_type:
             column = f"if({column} = '', member_id, {column})"
         query += f"AND lowerUTF8({column}) = lowerUTF8({{value_{number}:String}})\n"
-    query += "ORDER BY member_id LIMIT {members_max:UInt64} OFFSET {skip:UInt64} FORMAT JSONEachRow"
+    query += "ORDER BY member_id LIMIT {members_max:UInt64} OFFSET {skip:UInt64}"
     async for row in _rows(settings, query, values):
         yield Account(
             program_id=program_id, member_id=row["member_id"], status=MemberStatus(row["status"]), tier="", enrolled_at_ms=0,
@@ -82,22 +78,6 @@ async def wait_for(settings: Settings, program_id: str, versions: Mapping[str, i
 
 
 async def _rows(settings: Settings, query: str, values: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-    parameters = {"output_format_json_quote_64bit_integers": "0"}
-    parameters |= {f"param_{name}": value.translate(TSV_ESCAPES) for name, value in values.items()}
-    headers = {
-        "X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password,
-        "X-ClickHouse-Database": settings.clickhouse_database,
-    }  # fmt: skip
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=LINE_BYTES_MAX) as session,
-            session.post(settings.clickhouse_url, params=parameters, data=query.encode(), headers=headers) as response,
-        ):
-            if response.status != 200:
-                said = (await response.text()).partition("\n")[0][:300]
-                raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} answers {response.status}: {said}")
-            async for line in response.content:
-                yield json.loads(line)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise UnavailableError(f"No ClickHouse answers at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {error}") from error
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
+        async for row in clickhouse.rows(session, settings, query, values):
+            yield orjson.loads(row)

@@ -18,7 +18,7 @@ from scim2_models import (
     TooManyException, UniquenessException,
 )  # fmt: skip
 
-from schemas.contract import EXTERNAL_ID_CHARACTERS_MAX, EXTERNAL_IDS_PREFIX, ID_CHARACTERS_MAX
+from schemas.contract import ADDRESS_MARK, EXTERNAL_ID_CHARACTERS_MAX, EXTERNAL_IDS_PREFIX, ID_CHARACTERS_MAX
 from schemas.records import Account, CommandResult, Enrolment, MemberStatus, ProfileChange
 from streams.configuration import Scim, Token
 from streams.domain.refusals import Refusal
@@ -131,11 +131,11 @@ async def create(request: web.Request) -> web.Response:
     user = User.model_validate(_body(request, await request.read()), scim_ctx=Context.RESOURCE_CREATION_REQUEST, scim_policy=TOLERANT)
     _require_name(user)
     said = read(user, client.settings)
-    number = member_id(client.token.name, str(user.user_name))
+    number = _number(client, user)
     await _require_unique(request, client, said.external_ids, number)
     before = await parts.accounts.from_owner(client.program_id, number)
     if before is not None and before.status is not MemberStatus.LEFT:
-        raise UniquenessException(detail="userName is that of another user")
+        raise UniquenessException(detail="there is such a user")
     enrolment = Enrolment(
         **_common(request, client, number, before, await request.read()), attributes=said.attributes, external_ids=said.external_ids,
     )  # fmt: skip
@@ -367,6 +367,18 @@ def _names(header: str | None, account: Account) -> bool:
     return "*" in tags or version(account).removeprefix("W/") in tags
 
 
+def _number(client: Client, user: Any) -> str:
+    """The number of a new member, the same for the same user: a POST that is repeated makes nobody twice."""
+    source = client.settings.number_from
+    if source == "user_name":
+        return member_id(client.token.name, user.user_name)
+    enterprise = user[Enterprise] or Enterprise()
+    path, number = ("externalId", user.external_id) if source == "external_id" else (f"{ENTERPRISE}:employeeNumber", enterprise.employee_number)
+    if not number or number.startswith(ADDRESS_MARK):  # That would name somebody by an external id.
+        raise InvalidValueException(detail=f"{path} must have a value that can be a member's number, and not begin with {ADDRESS_MARK}")
+    return str(number)
+
+
 def _require_name(user: Any) -> None:
     if not (user.user_name or "").strip():
         raise InvalidValueException(detail="userName must have a value")
@@ -431,7 +443,7 @@ async def _decide(request: web.Request, client: Client, command: Enrolment | Pro
         case CommandResult.REFUSED, Refusal.ATTRIBUTE_MASTERED_EXTERNALLY:
             raise MutabilityException(detail=_mastered(client.settings, audit.detail or ""))
         case CommandResult.REFUSED, Refusal.MEMBER_ALREADY_ENROLLED:
-            raise UniquenessException(detail="userName is that of another user")
+            raise UniquenessException(detail="there is such a user")
         case CommandResult.REFUSED, reason:
             raise InvalidValueException(detail=f"{reason}: {audit.detail or 'the programme refuses this'}")
         case CommandResult.CONFLICT, _:
