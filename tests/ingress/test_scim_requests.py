@@ -353,7 +353,8 @@ def test_a_number_can_be_the_directorys_own(world: World, monkeypatch: pytest.Mo
     assert world.ask("POST", "/Users", body | {"userName": "robin"}).error[:2] == (409, "uniqueness")
     assert world.ask("POST", "/Users", {"schemas": [USER], "userName": "robin"}).error[:2] == (400, "invalidValue")
     address = {"schemas": [USER, ENTERPRISE], "userName": "robin", "externalId": "@card:1", ENTERPRISE: {"employeeNumber": "@card:1"}}
-    assert world.ask("POST", "/Users", address).error[:2] == (400, "invalidValue")
+    status, scim_type, detail = world.ask("POST", "/Users", address).error
+    assert (status, scim_type) == (400, "invalidValue") and detail.endswith("not begin with @")
 
 
 @pytest.mark.parametrize(
