@@ -85,8 +85,18 @@ class DeliveryLog:
         self._closing = threading.Event()
         self._broken = threading.Event()
 
+    @property
+    def waiting(self) -> int:
+        """Records that are not acknowledged yet and were not sent either."""
+        return sum(len(chain.pending) for chain in self._chains.values())
+
+    def begin(self, destination: str, partition: int) -> None:
+        """The chain is new: nobody but this process has ever written it, and there is nothing to look for."""
+        self._chains[destination, partition] = _Chain(Head())
+
     async def write(self, record: DeliveryAudit, partition: int) -> None:
-        """Return when the broker has the record as the next link of its chain, or when the partition is another's."""
+        """Return when the broker has the record as the next link of its chain, or when the partition is another's. Who no longer waits, by
+        being cancelled, takes nothing back."""
         chain = self._chains.setdefault((record.destination, partition), _Chain())
         waiting = _Waiting(record, self._loop.create_future())
         chain.pending.append(waiting)

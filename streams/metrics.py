@@ -38,6 +38,7 @@ DELIVERY_OLDEST_SECONDS = Gauge("loyalty_delivery_oldest_seconds", "Age of the o
 HISTORY_ROWS = Counter("loyalty_history_rows", "Rows inserted into ClickHouse.", ["table"])
 
 INGRESS_WAITERS = Gauge("loyalty_ingress_waiters", "Requests held open until their command is decided.")
+ACCESSES = Counter("loyalty_ingress_accesses", "Reads of personal data, by whether their record was written before the answer.", ["when"])
 INGRESS_WEBHOOKS = Counter("loyalty_ingress_webhooks", "Webhooks received, by what became of them.", ["source", "result"])
 INGRESS_REREADS = Counter("loyalty_ingress_rereads", "Entities read again after a hint, by what became of them.", ["source", "result"])
 

@@ -16,7 +16,7 @@ from streams.domain.tiers import outlook, qualifying_at
 from streams.errors import UnavailableError
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
-from streams.ingress.parts import PARTS
+from streams.ingress.parts import CORRELATION_ID, PARTS
 from streams.ingress.problems import ProblemError, invalid
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,10 @@ async def get_member(request: web.Request) -> web.Response:
         log.warning("owner.unavailable", extra={"reason": str(error)})
         return _json(program_id, member_id, _from_cache(cached))
     parts = request.app[PARTS]
-    return _json(program_id, member_id, _whole(_known(account, least), parts.configuration.programs[program_id], int(parts.clock() * 1000)))
+    known = _known(account, least)
+    token = authenticate(parts.configuration.tokens, request.headers.get("Authorization"))
+    await parts.accesses.record(token.name, program_id, member_id, "GET /v1/members/{member_id}", request[CORRELATION_ID])
+    return _json(program_id, member_id, _whole(known, parts.configuration.programs[program_id], int(parts.clock() * 1000)))
 
 
 def _known(account: Account | None, least: int) -> Account:

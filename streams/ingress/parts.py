@@ -13,6 +13,7 @@ from streams import kafka, metrics
 from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.errors import UnavailableError
+from streams.ingress.access import Accesses
 from streams.ingress.accounts import Accounts
 from streams.ingress.commands import TOPIC_OF, id_field
 from streams.ingress.decisions import Decisions
@@ -43,6 +44,7 @@ class Parts:
         self.publisher = Publisher(settings, timeout_s=acknowledgement_timeout_s)
         self.decisions = Decisions(settings, self.codec)
         self.accounts = Accounts(settings)
+        self.accesses = Accesses(settings, self.codec, clock)
         self.connected: asyncio.Task[None] = asyncio.create_task(self._connect())
         self.stopping = False
 
@@ -89,6 +91,7 @@ class Parts:
         await asyncio.gather(self.connected, return_exceptions=True)
         await self.decisions.close()
         await self.publisher.close()
+        await self.accesses.close()
         await self.accounts.close()
 
 

@@ -14,7 +14,7 @@ from streams.errors import UnavailableError
 from streams.ingress import rest
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
-from streams.ingress.parts import PARTS, Parts
+from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError, invalid
 from streams.personal_data.export import Subject, document
 from streams.personal_data.sources import Sources
@@ -33,6 +33,8 @@ async def export(request: web.Request) -> web.StreamResponse:
         subject, caches = await _subject(parts, sources, program_id, member_id)
         if not subject.exists:
             raise ProblemError(404, "not-a-member")
+        token = authenticate(parts.configuration.tokens, request.headers.get("Authorization"))
+        await parts.accesses.record(token.name, program_id, member_id, "GET /v1/members/{member_id}/export", request[CORRELATION_ID])
         pieces = document(sources, subject, caches, format_time(int(parts.clock() * 1000)))
         first = await anext(pieces)
         response = web.StreamResponse(

@@ -35,6 +35,7 @@ KEY = b"0123456789abcdef0123456789abcdef"
 NOBODY = "http://127.0.0.1:9"  # Spares the tests of this folder a ClickHouse that none of them needs.
 PMS_PASSWORD = "a-long-pms-password"
 TOKENS = {"all": "token-of-all-programmes", "pms": "token-of-the-grand-hotel", "reader": "token-that-only-reads", "exporter": "token-that-exports"}
+TOKENS |= {"auditor": "token-of-an-auditor", "auditor-grand": "token-of-the-grand-hotels-auditor"}
 TOKENS["operator"] = "token-that-looks-after-it"
 INTERNAL_TOKEN = "token-between-processes"
 
@@ -60,6 +61,8 @@ def make_configuration(pms_url: str = NOBODY) -> Configuration:
                 "pms": {"sha256": sha256(TOKENS["pms"].encode()).hexdigest(), "scopes": [*writes, "members:read"], "programs": ["grand"]},
                 "reader": {"token": TOKENS["reader"], "scopes": ["members:read"]},
                 "exporter": {"token": TOKENS["exporter"], "scopes": ["members:export"]},
+                "auditor": {"token": TOKENS["auditor"], "scopes": ["audit:read"]},
+                "auditor-grand": {"token": TOKENS["auditor-grand"], "scopes": ["audit:read"], "programs": ["grand"]},
                 "operator": {"token": TOKENS["operator"], "scopes": ["operations:read"]},
             },
         }
