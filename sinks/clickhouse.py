@@ -254,6 +254,8 @@ TABLES = (
     Table("delivery_audit", topics.DELIVERY_AUDIT, _delivery_audit),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
 )
+AUDIT_TIMES = {"sync_audit": "recorded_at", "delivery_audit": "ended_at"}
+"""The tables that LOYALTY_AUDIT_RETENTION_DAYS is about, and the time by which their rows are old."""
 # Columns that hold a time: what a source says, or a broken clock, may be out of range.
 TIMES = frozenset({
     "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at", "ended_at",
@@ -309,11 +311,25 @@ def migrate(settings: Settings) -> list[str]:
         try:
             client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}`")
             client.database = settings.clickhouse_database
-            return migrations.apply(client, migrations.load())
+            applied = migrations.apply(client, migrations.load())
+            _set_retention(client, settings.audit_retention_days)
+            return applied
         finally:
             client.close()
     except (ClickHouseError, OSError) as error:
         raise UnavailableError(f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} does not answer as it should: {error}") from error
+
+
+def _set_retention(client: Client, days: int) -> None:
+    """Give the audit's tables this retention, where they have another one. ClickHouse removes what is older by itself, in the background."""
+    for table, column in AUDIT_TIMES.items():
+        wanted = f"TTL toDateTime({column}) + toIntervalDay({days})" if days else ""
+        definition = str(client.command(f"SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = '{table}'"))
+        if (wanted not in definition) if days else (" TTL " in definition):
+            # What is there already is judged by ClickHouse's next merges: rewriting all of it at once would take hours.
+            statement = f"MODIFY {wanted}" if days else "REMOVE TTL"
+            client.command(f"ALTER TABLE {table} {statement}", settings={"materialize_ttl_after_modify": 0})
+            log.info("history.retention_set", extra={"table": table, "days": days})
 
 
 def connect(settings: Settings, database: str | None = "") -> Client:
