@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from schemas.contract import Command
 from schemas.records import Account, MemberStatus, SyncAudit
@@ -152,7 +153,7 @@ class World:
         async def asked() -> Answer:
             sent = {"Authorization": f"Bearer {TOKENS[token]}", "Content-Type": "application/scim+json"} | dict(headers or {})
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            async with self._session.request(method, self.url + path, data=data, headers=sent) as response:
+            async with self._session.request(method, URL(self.url + path, encoded=True), data=data, headers=sent) as response:
                 raw = await response.read()
                 return Answer(response.status, response.headers, json.loads(raw) if raw and "json" in response.content_type else None)
 
@@ -656,6 +657,34 @@ def test_a_repeated_request_after_a_lost_answer_is_one_change(world: World, monk
 
 
 # Whatever is sent
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/Users?filter=userName%20eq%20%22%FF%ED%A0%80%22", "/Users/%FF", "/Users/%00", "/Users/a%2Fb", "/Users/" + "x" * 3000, "/%FF",
+        "/Users?startIndex=" + "9" * 23, "/Users?startIndex=-5&count=-7", "/Users?count=" + "9" * 23, "/Users?attributes=,,",
+        "/Users?attributes=userName&excludedAttributes=active", "/Users?filter=" + "(" * 900, "/Users?filter=" + "not%20(" * 300,
+    ],
+    ids=lambda path: path[:40],
+)
+def test_no_url_breaks_the_server(world: World, path: str) -> None:
+    world.enrol()
+    assert world.ask("GET", path).status < 500
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff", b'{"a":' * 5_000, b"[" * 100_000, b'{"Operations":' + b"[" * 900 + b"]" * 900 + b"}",
+        {"schemas": [PATCH_OP], "Operations": [{"op": "replace", "path": "not (" * 300, "value": 1}]},
+        {"schemas": [PATCH_OP], "Operations": [{"op": "replace", "path": "displayName", "value": "x"}] * 500},
+    ],
+    ids=lambda body: repr(body)[:40],
+)
+def test_no_odd_body_breaks_the_server(world: World, body: Any) -> None:
+    assert world.ask("PATCH", f"/Users/{world.enrol()['id']}", body).status < 500
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

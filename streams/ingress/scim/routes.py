@@ -37,6 +37,7 @@ CONTENT_TYPE = "application/scim+json"
 DECISION_TIMEOUT_S = 8.0
 ASK_AGAIN_S = 0.01
 PAGE_MAX = 200
+START_MAX = 2**53  # What every JSON can say, and far behind the last user.
 SCANNED_MAX = 20_000  # Users that one filter may look at: each takes about 0.1 ms of this process.
 WRITES_REMEMBERED_MAX = 1000
 GONE = (MemberStatus.LEFT, MemberStatus.ERASED, MemberStatus.MERGED)
@@ -192,7 +193,7 @@ async def search_users(request: web.Request) -> web.Response:
 
 async def _page(request: web.Request, asked: "SearchRequest[Any]") -> web.Response:
     client, parts = _client(request), request.app[PARTS]
-    start, count = max(asked.start_index or 1, 1), min(max(PAGE_MAX if asked.count is None else asked.count, 0), PAGE_MAX)
+    start, count = min(max(asked.start_index or 1, 1), START_MAX), min(max(PAGE_MAX if asked.count is None else asked.count, 0), PAGE_MAX)
     if asked.filter:
         total, accounts = 0, []
         found = ScimFilter[User](asked.filter)
