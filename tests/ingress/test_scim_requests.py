@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from streams import configuration
 from streams.configuration import Scim
 from streams.domain.program import Program
 from streams.errors import ConfigurationError, UnavailableError
-from streams.ingress.parts import PARTS
+from streams.ingress.parts import CORRELATION_ID, PARTS
 from streams.ingress.scim import history, routes
 from streams.ingress.scim.resources import ENTERPRISE
 from streams.observability import serve
@@ -62,7 +62,9 @@ class Ledger:
     def __init__(self) -> None:
         self.configuration = CONFIGURATION
         self.settings: Any = None
-        self.decisions, self.accounts = self, self
+        self.decisions, self.accounts, self.accesses = self, self, self
+        self.reads: list[tuple[str, str, str, str]] = []
+        """Token, programme, member and what was read, of each read of personal data."""
         self.shells: dict[tuple[str, str], Shell] = {}
         self.commands: list[Command] = []
         self.silent = False
@@ -104,6 +106,10 @@ class Ledger:
         shell = self.shells.get((program_id, member_id))
         return None if shell is None else shell.account
 
+    async def record(self, token: str, program_id: str, member_id: str, what: str, correlation_id: str) -> None:
+        assert correlation_id == "of-this-request"
+        self.reads.append((token, program_id, member_id, what))
+
     async def resolve(self, program_id: str, kind: str, value: str) -> str | None:
         for account in self.all(program_id):
             if account.external_ids.get(kind) == value:
@@ -127,6 +133,12 @@ class Answer:
         return self.status, self.body.get("scimType"), self.body.get("detail", "")
 
 
+@web.middleware
+async def _numbered(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    request[CORRELATION_ID] = "of-this-request"
+    return await handler(request)
+
+
 class World:
     """A served SCIM with a ledger of its own."""
 
@@ -135,7 +147,7 @@ class World:
         self.narrowed: list[dict[str, str]] = []
         """What the history was asked to narrow its rows by, each time."""
         self._looped = looped
-        app = web.Application()
+        app = web.Application(middlewares=[_numbered])
         app[PARTS] = self.ledger  # type: ignore[assignment]
         routes.add_routes(app)
         self._runner = looped.run(serve(app, "127.0.0.1", 0))
@@ -247,6 +259,18 @@ def test_a_user_is_made_read_and_deleted_and_comes_back(world: World) -> None:
     assert (back.status, back.body["id"], back.body["active"]) == (201, number, True)
     (account,) = world.ledger.all("staff")
     assert account.status is MemberStatus.ACTIVE
+
+
+def test_who_is_shown_to_the_directory_is_recorded(world: World) -> None:
+    first, second = (world.enrol(name)["id"] for name in ("ada@example.com", "robin@example.com"))
+    assert world.ledger.reads == []
+    etag = world.ask("GET", f"/Users/{first}").headers["ETag"]
+    read = ("okta", "staff", first, "GET /scim/v2/Users")
+    assert world.ledger.reads == [read]
+    assert world.ask("GET", f"/Users/{first}", headers={"If-None-Match": etag}).status == 304
+    assert world.ledger.reads == [read], "nothing was shown"
+    world.find('userName eq "robin@example.com"')
+    assert world.ledger.reads == [read, ("okta", "staff", second, "GET /scim/v2/Users")]
 
 
 def test_a_user_who_is_made_inactive_is_suspended(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -25,7 +25,7 @@ from streams.domain.refusals import Refusal
 from streams.errors import ContractError, UnavailableError
 from streams.ingress import commands, rest
 from streams.ingress.authentication import authenticate, only_program, require_scope
-from streams.ingress.parts import PARTS
+from streams.ingress.parts import CORRELATION_ID, PARTS
 from streams.ingress.problems import ProblemError
 from streams.ingress.scim import history
 from streams.ingress.scim.resources import (
@@ -123,6 +123,7 @@ async def get(request: web.Request) -> web.Response:
     account = await _account(request, client)
     if _names(request.headers.get("If-None-Match"), account):
         return web.Response(status=304, headers={"ETag": version(account)})
+    await _note_read(request, client, [account])
     return _user(request, client, account)
 
 
@@ -208,9 +209,17 @@ async def _page(request: web.Request, asked: "SearchRequest[Any]") -> web.Respon
         kind = client.settings.user_name_type
         rows = history.newest(parts.settings, client.program_id, equal={}, user_name_type=kind, skip=start - 1, members_max=count)
         accounts = [account async for account in rows] if count else []
+    await _note_read(request, client, accounts)
     page = [show(account, client.settings, _location(request, account.member_id)) for account in accounts]
     answer = ListResponse[User](total_results=total, start_index=start, items_per_page=len(page), resources=page)
     return _json(answer.model_dump(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=asked))
+
+
+async def _note_read(request: web.Request, client: Client, accounts: Sequence[Account]) -> None:
+    """Whose profiles the directory is shown. Raises UnavailableError when too much waits to be written."""
+    record, what = request.app[PARTS].accesses.record, f"GET {BASE}/Users"
+    reads = (record(client.token.name, client.program_id, account.member_id, what, request[CORRELATION_ID]) for account in accounts)
+    await asyncio.gather(*reads)
 
 
 async def _candidates(request: web.Request, client: Client, found: "ScimFilter[Any]") -> AsyncIterator[Account]:
