@@ -24,6 +24,8 @@ class Lot:
     qualifies: bool = False
     asked_back: int = 0
     """How many a reversal has asked for in all."""
+    parked: bool = False
+    """Earned while the member was suspended: not to be spent until that ends."""
 
 
 Parts = list[tuple[Lot, int]]
@@ -57,12 +59,12 @@ class Page:
     entries: int = 0
     """How many lines the ledger must have."""
     captures: int = 0
-    """How many of them are about points that were set aside before, and not about those that can be spent."""
+    """How many of them are about points that were set aside or parked, and not about those that can be spent."""
 
     @property
     def points(self) -> int:
         """What can be spent."""
-        return sum(lot.remaining for lot in self.lots.values())
+        return sum(lot.remaining for lot in self.lots.values() if not lot.parked)
 
     @property
     def held(self) -> int:
@@ -78,14 +80,14 @@ class Page:
         self.events += 1
         self.entries += sum(points != 0 for points in moves)
 
-    def put(self, name: str, points: int, expires_at_ms: float = inf, *, qualifies: bool = False) -> None:
+    def put(self, name: str, points: int, expires_at_ms: float = inf, *, qualifies: bool = False, parked: bool = False) -> None:
         name = name or f"unnamed {len(self.lots)}"
-        self.lots[name] = Lot(expires_at_ms=expires_at_ms, total=points, remaining=points, qualifies=qualifies)
+        self.lots[name] = Lot(expires_at_ms=expires_at_ms, total=points, remaining=points, qualifies=qualifies, parked=parked)
 
     def take(self, points: int) -> Parts:
         """Whatever expires first is taken first, then whatever came first."""
         parts = []
-        for lot in sorted(self.lots.values(), key=lambda lot: lot.expires_at_ms):
+        for lot in sorted((lot for lot in self.lots.values() if not lot.parked), key=lambda lot: lot.expires_at_ms):
             mine = min(points, lot.remaining)
             lot.remaining -= mine
             points -= mine
@@ -297,6 +299,7 @@ class Book:
         lot.asked_back += asked
         own = min(asked, lot.remaining)
         lot.remaining -= own
+        page.captures += lot.parked and own > 0
         spent = min(asked - own, lot.spent - lot.reversed)
         lot.reversed += spent
         page.note(own + sum(mine for _, mine in page.spend(spent)))
@@ -355,8 +358,10 @@ class Book:
                     page.offers[offer_name] = (uses + 1, given + bonus)
         points = sum(lines)
         if points:
-            page.put(name, points, qualifies=True)
+            page.put(name, points, qualifies=True, parked=page.suspended)
             page.note(*lines)
+            if page.suspended:
+                page.captures += len(lines)
             self._qualify(member, points)
         return points
 
