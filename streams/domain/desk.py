@@ -169,6 +169,10 @@ def conclude(
     elif answer is not None:
         result, reason = CommandResult.REFUSED, answer.value
         book.record(CommandRefused(refusal=answer, detail=book.detail))
+    start = book.steps[own_from - 1].account if own_from else before
+    if isinstance(command, Enrolment | ProfileChange) and start is not None:
+        # What was earned while suspended becomes available with the end of it.
+        effect.points_delta = book.account.available_points - start.available_points
     is_asked = any(relay.kind is RelayKind.BUDGET_ASK for relay in book.relays)
     voucher_code = next((step.fact.voucher_code for step in book.steps[own_from:] if isinstance(step.fact, VoucherIssued)), None)
     after = book.account
@@ -195,7 +199,7 @@ def conclude(
     audit = None
     if not is_asked:
         # What has happened by itself until now is not the command's doing.
-        changes = outbound.changes_between(book.steps[own_from - 1].account if own_from else before, book.account, book.program)
+        changes = outbound.changes_between(start, book.account, book.program)
         audit = outbound.audit(received, command, digest, result, outcome, recorded_at_ms, changes=changes)
     return finish(book, audit, recorded_at_ms, before)
 

@@ -19,7 +19,7 @@ QUERIES = {
     "ledger_entries": "SELECT member_id, count(), max(entry_sequence), sum(points_delta), sum(toInt64(entry_sequence) * balance_after)"
                       " FROM ledger_entries FINAL GROUP BY member_id",
     "member_profile_history": "SELECT member_id, count(), max(version) FROM member_profile_history FINAL GROUP BY member_id",
-    "sync_audit": "SELECT member_id, count(), uniqExact(audit_id) FROM sync_audit FINAL GROUP BY member_id",
+    "sync_audit": "SELECT member_id, count(), uniqExact(audit_id) FROM sync_audit FINAL WHERE stream != 'programs' GROUP BY member_id",
     "balances": "SELECT member_id, available_points, qualifying_points, tier, last_sequence FROM balances",
     "reconciliation": "SELECT member_id, entries, points_sum, last_balance, gapless, balanced FROM reconciliation",
 }  # fmt: skip

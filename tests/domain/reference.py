@@ -439,11 +439,17 @@ class Reference:
             self._note(command, [*command.attributes, "status"])
             self.attributes = dict(command.attributes)
             return "APPLIED"
-        if self.status is not MemberStatus.LEFT:
+        if self.status is not MemberStatus.LEFT and not self._overtakes(command):
             return "MEMBER_ALREADY_ENROLLED"
         if not self._is_news(command, "status", 0, self._status_rank()):
             return "SUPERSEDED"
         return self._apply(command, MemberStatus.ACTIVE, None, now_ms)
+
+    def _overtakes(self, command: Enrolment) -> bool:
+        """A newer word on the status than the last one, of the same system."""
+        source, last = self.last_words.get("status", ("", None))
+        version = command.source_version
+        return source == command.source_system and last is not None and version is not None and version > last
 
     def _activate_offer(self, command: OfferActivation) -> str:
         offer = self.program.offers.get(command.offer_id)
