@@ -331,7 +331,7 @@ FAULTS: list[tuple[str, str, str, str, set[str]]] = [
         "an offer is activated twice", "offers",
         "if use_of(account, offer.offer_id, period_ms) is not None:",
         "if False:",
-        {TABLE, MACHINE},
+        {TABLE},
     ),
     (
         "the chain of entries stands still", "book",

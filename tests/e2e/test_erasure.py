@@ -20,6 +20,7 @@ import pytest
 import redis
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
+from infra.clickhouse_service import ClickHouseServer
 from schemas.records import MemberStatus
 from streams import topics
 from streams.settings import Settings
@@ -137,10 +138,19 @@ class World:
 
 
 @pytest.fixture
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A server of its own: one that has the tables of hundreds of other tests removes old parts when it comes to it."""
+    server = ClickHouseServer(tmp_path_factory.mktemp("history"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def world(make_settings: Callable[..., Settings], kafka: Any, valkey: Any, clickhouse: Any, tmp_path: Path) -> World:
     config = tmp_path / "loyalty.toml"
     config.write_text(RULES)
-    return World(make_settings(config_file=str(config), ingress_port=free_port()), kafka, valkey, clickhouse)
+    return World(make_settings(config_file=str(config), ingress_port=free_port(), clickhouse_url=clickhouse.url), kafka, valkey, clickhouse)
 
 
 @pytest.fixture
