@@ -21,6 +21,7 @@ import redis
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from infra.clickhouse_service import ClickHouseServer
+from infra.kafka_server import KafkaServer
 from schemas.records import MemberStatus
 from streams import topics
 from streams.settings import Settings
@@ -138,6 +139,15 @@ class World:
 
 
 @pytest.fixture
+def kafka(tmp_path_factory: pytest.TempPathFactory, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
+    """A broker of its own, for the same reason: its cleaner has these topics and no others."""
+    server = KafkaServer(tmp_path_factory.mktemp("broker"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     """A server of its own: one that has the tables of hundreds of other tests removes old parts when it comes to it."""
     server = ClickHouseServer(tmp_path_factory.mktemp("history"))
@@ -150,7 +160,8 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 def world(make_settings: Callable[..., Settings], kafka: Any, valkey: Any, clickhouse: Any, tmp_path: Path) -> World:
     config = tmp_path / "loyalty.toml"
     config.write_text(RULES)
-    return World(make_settings(config_file=str(config), ingress_port=free_port(), clickhouse_url=clickhouse.url), kafka, valkey, clickhouse)
+    own = {"clickhouse_url": clickhouse.url, "kafka_bootstrap_servers": kafka.bootstrap_servers}
+    return World(make_settings(config_file=str(config), ingress_port=free_port(), **own), kafka, valkey, clickhouse)
 
 
 @pytest.fixture
