@@ -53,7 +53,7 @@ def decide_enrolment(book: Book, command: Enrolment) -> Refusal | CommandResult 
             enrolled_at_ms=command.occurred_at_ms,
         )
     )
-    _note(book, command, names_of(command))
+    _note(book, command, origins.noted(book.account, command, book.cause.command_id, names_of(command)))
     _tell_identities(book, {}, external_ids)
     changed = (*attributes, *((SEGMENTS,) if segments else ()), *(EXTERNAL_IDS + kind for kind in external_ids), STATUS, "tier")
     book.record(ProfileVersioned(operation=ProfileOperation.ENROL, changed=changed))
@@ -110,7 +110,7 @@ def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult
     if segments != account.segments:
         names.append(SEGMENTS)
     names += sorted(EXTERNAL_IDS + kind for kind in said_ids if external_ids.get(kind) != account.external_ids.get(kind))
-    _note(book, command, news)
+    _note(book, command, noted)
     if names:
         book.record(ProfileChanged(attributes=attributes, segments=segments, external_ids=external_ids, changed=tuple(names)))
         _tell_identities(book, account.external_ids, external_ids)
@@ -216,7 +216,6 @@ def _tags(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(segments)))
 
 
-def _note(book: Book, command: Enrolment | ProfileChange, names: Iterable[str]) -> None:
-    """The command has the last word on these parts."""
-    noted = origins.noted(book.account, command, book.cause.command_id, names)
+def _note(book: Book, command: Enrolment | ProfileChange, noted: tuple[AttributeOrigin, ...]) -> None:
+    """The command has the last word on some parts: `noted` are all origins after it."""
     book.record(OriginsNoted(origins=noted, source_system=command.source_system, version=command.source_version))

@@ -14,6 +14,7 @@ from yarl import URL
 from schemas.records import Account
 from sinks import redis_cache
 from streams.errors import UnavailableError
+from streams.owners import first_answer
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -109,18 +110,7 @@ class Accounts:
         """The answer of the one worker that has it; None if that says there is nothing. Raises UnavailableError."""
         if not self._settings.internal_token:
             raise UnavailableError("the workers serve no accounts without LOYALTY_INTERNAL_TOKEN")
-        asked = [asyncio.create_task(self._ask(url + path, read)) for url in self._owners]
-        problems = []
-        try:
-            for answer in asyncio.as_completed(asked):
-                try:
-                    return await answer
-                except UnavailableError as error:
-                    problems.append(str(error))
-        finally:
-            for task in asked:
-                task.cancel()
-        raise UnavailableError(problem + "; ".join(problems))
+        return await first_answer((self._ask(url + path, read) for url in self._owners), problem)
 
     async def _ask(self, url: str, read: Callable[[Any], T]) -> T | None:
         try:

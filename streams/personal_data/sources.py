@@ -1,6 +1,5 @@
 """Where an export comes from: the worker that owns the member, and ClickHouse. Both are read in pieces, so that a long history costs no memory."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +11,7 @@ from yarl import URL
 
 from streams import clickhouse
 from streams.errors import UnavailableError
+from streams.owners import first_answer
 from streams.settings import Settings
 
 ANSWER_TIMEOUT_S = 15.0
@@ -56,18 +56,8 @@ class Sources:
         if not self._settings.internal_token:
             raise UnavailableError("the workers serve no accounts without LOYALTY_INTERNAL_TOKEN")
         path = f"/internal/export/{quote(program_id, safe='')}/{quote(member_id, safe='')}{f'?after={after}' if after else ''}"
-        asked = [asyncio.create_task(self._page(url + path)) for url in self._owners]
-        problems = []
-        try:
-            for answer in asyncio.as_completed(asked):
-                try:
-                    return await answer
-                except UnavailableError as error:
-                    problems.append(str(error))
-        finally:
-            for task in asked:
-                task.cancel()
-        raise UnavailableError("no worker of LOYALTY_WORKER_URLS owns the member: " + "; ".join(problems))
+        problem = "no worker of LOYALTY_WORKER_URLS owns the member: "
+        return await first_answer((self._page(url + path) for url in self._owners), problem)
 
     async def _page(self, url: str) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._settings.internal_token}"}
