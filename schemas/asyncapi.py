@@ -101,6 +101,18 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "command_id": "pms:stay:88123", "source_system": "pms", "ended_at_ms": 1795341900490, "correlation_id": EXAMPLE_ID,
         "chain_number": 1, "previous_hash": "", "record_hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
     },
+    "DeliveryAttempt": {
+        "attempt_id": "crm/grand-M-000123-419/1795341900470", "destination": "crm", "channel": "crm", "webhook_id": "grand-M-000123-419",
+        "event_ids": ["grand-M-000123-419"], "kind": "BALANCE_CHANGED", "program_id": "grand", "member_id": "M-000123", "sequence": 419, "attempt": 1,
+        "verdict": "DELIVERED", "outcome": "204", "status": 204, "detail": "", "url": "https://crm.example.com/hooks/loyalty",
+        "peer_address": "192.0.2.17", "request_headers": {"webhook-id": "grand-M-000123-419", "authorization": "***"},
+        "request_body": "{}", "response_headers": {}, "response_body": "", "appended_at_ms": 1795341900460, "started_at_ms": 1795341900470,
+        "duration_us": 20300, "correlation_id": EXAMPLE_ID,
+    },
+    "DeliveryNotice": {
+        "notice_id": "crm-failing-1795341900", "kind": "DESTINATION_FAILING", "destination": "crm", "reason": "TIMEOUT",
+        "detail": "no answer within 15 s", "occurred_at_ms": 1795341900470,
+    },
     "DeadLetter": WHERE
     | {
         "dead_letter_id": "worker-loyalty.transactions.v1-3-10422", "stage": "DECODE", "reason": "NOT_WIRE_FORMAT",

@@ -670,13 +670,143 @@ class DeadLetter:
         }
 
 
+class AttemptVerdict(StrEnum):
+    """What follows from it. DELIVERED: done. RETRY: it is tried again. GIVEN_UP: it is not. UNKNOWN stands for a symbol that this reader
+    does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    DELIVERED = "DELIVERED"
+    RETRY = "RETRY"
+    GIVEN_UP = "GIVEN_UP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAttempt:
+    """One attempt to deliver: what was sent, what came back. Secrets are masked, bodies are cut."""
+
+    SCHEMA: ClassVar[str] = "DeliveryAttempt"
+
+    attempt_id: str
+    """destination/webhook_id/started_at_ms."""
+    destination: str
+    """Name of the destination."""
+    channel: str
+    """Channel of the destination: its name alone, or with '#' and the batch or job."""
+    webhook_id: str
+    """The webhook-id header: the event's id, or the batch's."""
+    event_ids: tuple[str, ...]
+    """Events in it: one, or those of a batch."""
+    kind: str
+    """Kind of the event; BATCH."""
+    program_id: str
+    """Loyalty programme; empty for what is about no member."""
+    member_id: str
+    """Member; empty for what is about none."""
+    sequence: int
+    """The member's event sequence."""
+    attempt: int
+    """From 1."""
+    verdict: AttemptVerdict
+    """What follows from it."""
+    outcome: str
+    """Status, or the name of the failure: DNS, CONNECT, TLS, TIMEOUT, RESET, PROTOCOL, BLOCKED_ADDRESS, AUTHORIZATION."""
+    status: int | None = None
+    """HTTP status, if there was one."""
+    detail: str
+    """For people: why it failed."""
+    next_attempt_at_ms: int | None = None
+    """RETRY: when."""
+    url: str
+    """Where it went."""
+    peer_address: str | None = None
+    """Address that was connected to."""
+    request_headers: Mapping[str, str]
+    """As sent, secrets masked."""
+    request_body: str
+    """As sent, cut."""
+    response_headers: Mapping[str, str]
+    """As received, secrets masked."""
+    response_body: str
+    """As received, cut."""
+    appended_at_ms: int
+    """When the event was appended to the log."""
+    started_at_ms: int
+    """When the attempt began."""
+    duration_us: int
+    """How long it took, in microseconds."""
+    correlation_id: str | None = None
+    """Request that caused the event."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryAttempt":
+        return cls(
+            attempt_id=data["attempt_id"],
+            destination=data["destination"],
+            channel=data["channel"],
+            webhook_id=data["webhook_id"],
+            event_ids=tuple(data["event_ids"]),
+            kind=data["kind"],
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+            sequence=data["sequence"],
+            attempt=data["attempt"],
+            verdict=AttemptVerdict(data["verdict"]),
+            outcome=data["outcome"],
+            status=data["status"],
+            detail=data["detail"],
+            next_attempt_at_ms=data["next_attempt_at_ms"],
+            url=data["url"],
+            peer_address=data["peer_address"],
+            request_headers=data["request_headers"],
+            request_body=data["request_body"],
+            response_headers=data["response_headers"],
+            response_body=data["response_body"],
+            appended_at_ms=data["appended_at_ms"],
+            started_at_ms=data["started_at_ms"],
+            duration_us=data["duration_us"],
+            correlation_id=data["correlation_id"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "destination": self.destination,
+            "channel": self.channel,
+            "webhook_id": self.webhook_id,
+            "event_ids": list(self.event_ids),
+            "kind": self.kind,
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+            "sequence": self.sequence,
+            "attempt": self.attempt,
+            "verdict": self.verdict.value,
+            "outcome": self.outcome,
+            "status": self.status,
+            "detail": self.detail,
+            "next_attempt_at_ms": self.next_attempt_at_ms,
+            "url": self.url,
+            "peer_address": self.peer_address,
+            "request_headers": dict(self.request_headers),
+            "request_body": self.request_body,
+            "response_headers": dict(self.response_headers),
+            "response_body": self.response_body,
+            "appended_at_ms": self.appended_at_ms,
+            "started_at_ms": self.started_at_ms,
+            "duration_us": self.duration_us,
+            "correlation_id": self.correlation_id,
+        }
+
+
 class DeliveryResult(StrEnum):
-    """How it ended. DELIVERED: the destination took it. DEAD_LETTERED: it was given up, the reason tells why. UNKNOWN stands for a symbol
-    that this reader does not know yet."""
+    """How it ended. DELIVERED: the destination took it. DEAD_LETTERED: it was given up, the reason tells why. SKIPPED: an operator passed
+    over it. DROPPED: it is gone, unsent: the retention of the log is over, or the destination was removed. UNKNOWN stands for a symbol that
+    this reader does not know yet."""
 
     UNKNOWN = "UNKNOWN"
     DELIVERED = "DELIVERED"
     DEAD_LETTERED = "DEAD_LETTERED"
+    SKIPPED = "SKIPPED"
+    DROPPED = "DROPPED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -812,6 +942,225 @@ class DeliveryAudit:
         for name, value in changes.items():
             put(copy, name, value)
         return copy
+
+
+class ControlKind(StrEnum):
+    """What it is about. DESTINATION: where webhooks go, and how. STATE: whether it is active. JOB: a replay, or what to do with members
+    that wait. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    DESTINATION = "DESTINATION"
+    STATE = "STATE"
+    JOB = "JOB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryControl:
+    """What operators and the sink say of destinations: the newest record of a key counts, and one without a document ends it."""
+
+    SCHEMA: ClassVar[str] = "DeliveryControl"
+
+    kind: ControlKind
+    """What it is about."""
+    name: str
+    """Destination; of a JOB its id."""
+    document: str
+    """JSON; secrets in it are sealed. Empty: it is no more."""
+    version: int
+    """1, 2, 3 ... of this key."""
+    changed_by: str
+    """Who said so: a token, a user of the command line, or the sink."""
+    changed_at_ms: int
+    """When."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryControl":
+        return cls(
+            kind=ControlKind(data["kind"]),
+            name=data["name"],
+            document=data["document"],
+            version=data["version"],
+            changed_by=data["changed_by"],
+            changed_at_ms=data["changed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind.value,
+            "name": self.name,
+            "document": self.document,
+            "version": self.version,
+            "changed_by": self.changed_by,
+            "changed_at_ms": self.changed_at_ms,
+        }
+
+
+class NoticeKind(StrEnum):
+    """What happened. DESTINATION_FAILING: nothing gets through. DESTINATION_RECOVERED: it does again. DESTINATION_DISABLED: nothing is sent
+    any more, events are kept. DESTINATION_ENABLED: it is sent to again. DELIVERY_EXHAUSTED: an event was given up and its member goes on.
+    DELIVERY_BLOCKED: an event was given up and its member waits for an operator. DELIVERIES_DROPPED: events are gone undelivered. UNKNOWN
+    stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    DESTINATION_FAILING = "DESTINATION_FAILING"
+    DESTINATION_RECOVERED = "DESTINATION_RECOVERED"
+    DESTINATION_DISABLED = "DESTINATION_DISABLED"
+    DESTINATION_ENABLED = "DESTINATION_ENABLED"
+    DELIVERY_EXHAUSTED = "DELIVERY_EXHAUSTED"
+    DELIVERY_BLOCKED = "DELIVERY_BLOCKED"
+    DELIVERIES_DROPPED = "DELIVERIES_DROPPED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryNotice:
+    """What happened to a destination itself: a webhook of its own to whoever asked for it."""
+
+    SCHEMA: ClassVar[str] = "DeliveryNotice"
+
+    notice_id: str
+    """The webhook-id of its deliveries: the same if it is written twice."""
+    kind: NoticeKind
+    """What happened."""
+    destination: str
+    """Which destination."""
+    reason: str
+    """Stable code."""
+    detail: str
+    """For people."""
+    program_id: str | None = None
+    """Programme of the event that it is about."""
+    member_id: str | None = None
+    """Member of the event that it is about."""
+    event_id: str | None = None
+    """Event that it is about."""
+    occurred_at_ms: int
+    """When."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryNotice":
+        return cls(
+            notice_id=data["notice_id"],
+            kind=NoticeKind(data["kind"]),
+            destination=data["destination"],
+            reason=data["reason"],
+            detail=data["detail"],
+            program_id=data["program_id"],
+            member_id=data["member_id"],
+            event_id=data["event_id"],
+            occurred_at_ms=data["occurred_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "notice_id": self.notice_id,
+            "kind": self.kind.value,
+            "destination": self.destination,
+            "reason": self.reason,
+            "detail": self.detail,
+            "program_id": self.program_id,
+            "member_id": self.member_id,
+            "event_id": self.event_id,
+            "occurred_at_ms": self.occurred_at_ms,
+        }
+
+
+class ProgressKind(StrEnum):
+    """What it is about. FEED: up to where the log was handed out. CHANNEL: how far one channel of a destination has come. LANE: a part of
+    what waits for one member behind a failure. CHAIN: the last link of the destination's audit chain. UNKNOWN stands for a symbol that this
+    reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    FEED = "FEED"
+    CHANNEL = "CHANNEL"
+    LANE = "LANE"
+    CHAIN = "CHAIN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryProgress:
+    """How far deliveries have come in one partition: the newest record of a key counts. Whoever takes the partition over goes on from
+    here."""
+
+    SCHEMA: ClassVar[str] = "DeliveryProgress"
+
+    kind: ProgressKind
+    """What it is about."""
+    topic: str
+    """Stream of the log: events or delivery-notices."""
+    destination: str = ''
+    """Destination; empty for FEED."""
+    channel: str = ''
+    """CHANNEL, LANE: channel of the destination, its name alone or with '#' and the batch or job."""
+    member: str = ''
+    """LANE: key of the lane, program_id/member_id."""
+    segment: int = 0
+    """LANE: number of the part, rising; 0 is the first."""
+    position: int = -1
+    """FEED, CHANNEL: everything below has been handed out. CHANNEL: -1 if it has come as far as the feed."""
+    offsets: tuple[int, ...] = ()
+    """CHANNEL, LANE: what was handed out and is not finished, in the order of delivery: the first offset, then each one's distance to the
+    one before."""
+    attempts: int = 0
+    """LANE: attempts of the first one so far."""
+    failing_since_ms: int | None = None
+    """LANE: when the first attempt of its first one failed."""
+    due_at_ms: int | None = None
+    """LANE: when the next attempt is due."""
+    is_blocked: bool = False
+    """LANE: its first one was given up, and an operator must say how to go on."""
+    detail: str = ''
+    """LANE: why the last attempt failed."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """CHANNEL of a job: what has become of it so far."""
+    is_done: bool = False
+    """CHANNEL of a job: nothing is left to do in this partition."""
+    chain_number: int = 0
+    """CHAIN: number of the last record."""
+    record_hash: str = ''
+    """CHAIN: hash of the last record."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryProgress":
+        return cls(
+            kind=ProgressKind(data["kind"]),
+            topic=data["topic"],
+            destination=data["destination"],
+            channel=data["channel"],
+            member=data["member"],
+            segment=data["segment"],
+            position=data["position"],
+            offsets=tuple(data["offsets"]),
+            attempts=data["attempts"],
+            failing_since_ms=data["failing_since_ms"],
+            due_at_ms=data["due_at_ms"],
+            is_blocked=data["is_blocked"],
+            detail=data["detail"],
+            counts=data["counts"],
+            is_done=data["is_done"],
+            chain_number=data["chain_number"],
+            record_hash=data["record_hash"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind.value,
+            "topic": self.topic,
+            "destination": self.destination,
+            "channel": self.channel,
+            "member": self.member,
+            "segment": self.segment,
+            "position": self.position,
+            "offsets": list(self.offsets),
+            "attempts": self.attempts,
+            "failing_since_ms": self.failing_since_ms,
+            "due_at_ms": self.due_at_ms,
+            "is_blocked": self.is_blocked,
+            "detail": self.detail,
+            "counts": dict(self.counts),
+            "is_done": self.is_done,
+            "chain_number": self.chain_number,
+            "record_hash": self.record_hash,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,11 @@ from enum import StrEnum
 
 from schemas.records import (
     DeadLetter,
+    DeliveryAttempt,
     DeliveryAudit,
+    DeliveryControl,
+    DeliveryNotice,
+    DeliveryProgress,
     Enrolment,
     LedgerEntry,
     LoyaltyEvent,
@@ -98,6 +102,25 @@ DELIVERY_AUDIT = Topic(
     stream="delivery-audit", record=DeliveryAudit, direction=Direction.OUT, doc="What became of every event that went out.",
     writers="sink: webhooks", readers="sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
 )  # fmt: skip
+DELIVERY_ATTEMPTS = Topic(
+    stream="delivery-attempts", record=DeliveryAttempt, direction=Direction.OUT, doc="Every attempt to deliver, whole; secrets are masked.",
+    writers="sink: webhooks", readers="sink: clickhouse", config={"retention.ms": str(7 * DAY_MS)},
+)  # fmt: skip
+DELIVERY_NOTICES = Topic(
+    stream="delivery-notices", record=DeliveryNotice, direction=Direction.OUT,
+    doc="What happens to destinations themselves; key: the destination.", writers="sink: webhooks", readers="sink: webhooks",
+    config={"retention.ms": str(30 * DAY_MS)},
+)  # fmt: skip
+DELIVERY_CONTROL = Topic(
+    stream="delivery-control", record=DeliveryControl, direction=Direction.INTERNAL,
+    doc="Destinations, their states and replays; key: kind and name.", writers="ingress, loyalty destinations, sink: webhooks",
+    readers="sink: webhooks; ingress", config={"cleanup.policy": "compact"},
+)  # fmt: skip
+DELIVERY_PROGRESS = Topic(
+    stream="delivery-progress", record=DeliveryProgress, direction=Direction.INTERNAL,
+    doc="How far deliveries have come, in the partition of what is delivered; key: channel and lane.", writers="sink: webhooks",
+    readers="sink: webhooks", config={"cleanup.policy": "compact", "segment.ms": str(DAY_MS), "min.cleanable.dirty.ratio": "0.1"},
+)  # fmt: skip
 DEAD_LETTERS = _outbound(
     "dead-letters", DeadLetter, "What could not be processed, with the reason.", "operators", retention_ms=str(90 * DAY_MS),
 )
@@ -122,5 +145,6 @@ INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_
 OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
 SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
-ALL = (*INBOUND, *OUTBOUND, DELIVERY_AUDIT, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
+DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS)
+ALL = (*INBOUND, *OUTBOUND, *DELIVERY, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
 BY_STREAM = {topic.stream: topic for topic in ALL}
