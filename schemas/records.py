@@ -705,7 +705,7 @@ class DeliveryAttempt:
     sequence: int
     """The member's event sequence."""
     attempt: int
-    """From 1."""
+    """Number of the attempt, from 1."""
     verdict: AttemptVerdict
     """What follows from it."""
     outcome: str
@@ -715,7 +715,7 @@ class DeliveryAttempt:
     detail: str
     """For people: why it failed."""
     next_attempt_at_ms: int | None = None
-    """RETRY: when."""
+    """RETRY: when it is tried again."""
     url: str
     """Where it went."""
     peer_address: str | None = None
@@ -971,7 +971,7 @@ class DeliveryControl:
     changed_by: str
     """Who said so: a token, a user of the command line, or the sink."""
     changed_at_ms: int
-    """When."""
+    """When it was said."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryControl":
@@ -1034,7 +1034,7 @@ class DeliveryNotice:
     event_id: str | None = None
     """Event that it is about."""
     occurred_at_ms: int
-    """When."""
+    """When it happened."""
 
     @classmethod
     def from_avro(cls, data: Mapping[str, Any]) -> "DeliveryNotice":
