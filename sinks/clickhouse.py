@@ -1,4 +1,4 @@
-"""outbound topics -> history in ClickHouse: ledger entries, loyalty events, profile versions, sync audit, dead letters.
+"""outbound topics -> history in ClickHouse: ledger entries, loyalty events, profile versions, audits, deliveries, dead letters.
 
 Each topic has its own table, consumer group and pace. Rows go in by large inserts, offsets are committed after them, and the order of
 each table identifies its records: what is read again replaces itself, so that under FINAL replays change nothing.
@@ -10,6 +10,7 @@ does with the reasons that senders gave for what they did.
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,19 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from schemas.records import DeadLetter, DeliveryAudit, LedgerEntry, LotPart, LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation, SyncAudit
+from schemas.records import (
+    DeadLetter,
+    DeliveryAttempt,
+    DeliveryAudit,
+    DeliveryNotice,
+    LedgerEntry,
+    LotPart,
+    LoyaltyEvent,
+    LoyaltyEventKind,
+    MemberProfile,
+    ProfileOperation,
+    SyncAudit,
+)
 from sinks import migrations
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.batches import run_batches
@@ -48,6 +61,10 @@ DATA_ERRORS = frozenset({
     53, 69, 70, 117, 131, 321, 349,  # type mismatch, out of bounds, cannot convert, incorrect data, too large, null where none may be
     469, 691,  # violated constraint, unknown symbol of an enum
 })  # fmt: skip
+
+# The reason in the cause of an event, as the bodies of webhooks have it. The end of a body may have been cut off, even amid an escape.
+_TEXT = r'"(?:[^"\\]|\\.)*'
+WORDS = re.compile(rf"""("cause"\s*:\s*\{{(?:[^{{}}"]|{_TEXT}")*?"reason"\s*:\s*){_TEXT}(?:"|\\?\Z)""", re.DOTALL)
 
 Row = dict[str, Any]
 Lot = tuple[str, int, int | None]
@@ -229,6 +246,55 @@ def _delivery_audit(audit: DeliveryAudit) -> Row:
     }
 
 
+def _delivery_attempt(attempt: DeliveryAttempt) -> Row:
+    return {
+        "attempt_id": attempt.attempt_id,
+        "destination": attempt.destination,
+        "channel": attempt.channel,
+        "webhook_id": attempt.webhook_id,
+        "event_ids": list(attempt.event_ids),
+        "kind": attempt.kind,
+        "program_id": attempt.program_id,
+        "member_id": attempt.member_id,
+        "sequence": attempt.sequence,
+        "attempt": attempt.attempt,
+        "verdict": attempt.verdict.value,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "detail": attempt.detail,
+        "next_attempt_at": attempt.next_attempt_at_ms,
+        "url": attempt.url,
+        "peer_address": attempt.peer_address,
+        "request_headers": dict(attempt.request_headers),
+        "request_body": without_words(attempt.request_body),
+        "response_headers": dict(attempt.response_headers),
+        "response_body": without_words(attempt.response_body),
+        "appended_at": attempt.appended_at_ms,
+        "started_at": attempt.started_at_ms,
+        "duration_us": attempt.duration_us,
+        "correlation_id": attempt.correlation_id,
+    }
+
+
+def without_words(body: str) -> str:
+    """A body, whole or cut, without what the command's sender wrote: it may be about a person, and no erasure would find it in here."""
+    return WORDS.sub(r'\1"***"', body)
+
+
+def _delivery_notice(notice: DeliveryNotice) -> Row:
+    return {
+        "notice_id": notice.notice_id,
+        "kind": notice.kind.value,
+        "destination": notice.destination,
+        "reason": notice.reason,
+        "detail": notice.detail,
+        "program_id": notice.program_id,
+        "member_id": notice.member_id,
+        "event_id": notice.event_id,
+        "occurred_at": notice.occurred_at_ms,
+    }
+
+
 def _dead_letter(letter: DeadLetter) -> Row:
     return {
         "dead_letter_id": letter.dead_letter_id,
@@ -252,13 +318,18 @@ TABLES = (
     Table("member_profile_history", topics.PROFILES, _member_profile, erasable=True),
     Table("sync_audit", topics.SYNC_AUDIT, _sync_audit),
     Table("delivery_audit", topics.DELIVERY_AUDIT, _delivery_audit),
+    Table("delivery_attempts", topics.DELIVERY_ATTEMPTS, _delivery_attempt),
+    Table("delivery_notices", topics.DELIVERY_NOTICES, _delivery_notice),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
 )
-AUDIT_TIMES = {"sync_audit": "recorded_at", "delivery_audit": "ended_at"}
+AUDIT_TIMES = {"sync_audit": "recorded_at", "delivery_audit": "ended_at", "delivery_notices": "occurred_at"}
 """The tables that LOYALTY_AUDIT_RETENTION_DAYS is about, and the time by which their rows are old."""
+ATTEMPT_TIMES = {"delivery_attempts": "started_at"}
+"""Those that LOYALTY_ATTEMPT_RETENTION_DAYS is about."""
 # Columns that hold a time: what a source says, or a broken clock, may be out of range.
 TIMES = frozenset({
     "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at", "ended_at",
+    "appended_at", "started_at", "next_attempt_at",
 })  # fmt: skip
 
 
@@ -312,7 +383,8 @@ def migrate(settings: Settings) -> list[str]:
             client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}`")
             client.database = settings.clickhouse_database
             applied = migrations.apply(client, migrations.load())
-            _set_retention(client, settings.audit_retention_days)
+            _set_retention(client, AUDIT_TIMES, settings.audit_retention_days)
+            _set_retention(client, ATTEMPT_TIMES, settings.attempt_retention_days)
             return applied
         finally:
             client.close()
@@ -320,9 +392,9 @@ def migrate(settings: Settings) -> list[str]:
         raise UnavailableError(f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} does not answer as it should: {error}") from error
 
 
-def _set_retention(client: Client, days: int) -> None:
-    """Give the audit's tables this retention, where they have another one. ClickHouse removes what is older by itself, in the background."""
-    for table, column in AUDIT_TIMES.items():
+def _set_retention(client: Client, times: Mapping[str, str], days: int) -> None:
+    """Give these tables this retention, where they have another one. ClickHouse removes what is older by itself, in the background."""
+    for table, column in times.items():
         wanted = f"TTL toDateTime({column}) + toIntervalDay({days})" if days else ""
         definition = str(client.command(f"SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = '{table}'"))
         if (wanted not in definition) if days else (" TTL " in definition):

@@ -18,7 +18,7 @@ PREFIX = "LOYALTY_"
 STACK_FILE = "stack.env"  # Written by `loyalty up`, removed when it stops.
 
 KAFKA_SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-AUDIT_RETENTION_DAYS_MAX = 36_500
+RETENTION_DAYS_MAX = 36_500
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -61,7 +61,8 @@ class Settings:
     clickhouse_database: str = _setting("loyalty", "Database that holds the history.")
     clickhouse_ca_file: str = _setting("", "PEM file of the authority that signed ClickHouse's certificate; empty: the system's.")
 
-    audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps sync_audit and delivery_audit; 0: for ever. The sink sets it at its start.")
+    audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and the notices of destinations; 0: for ever. The sink sets it at its start.")
+    attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
 
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis or Valkey, redis:// or rediss:// (TLS).")
     redis_password: str = _secret(doc="Redis password, if it is not in the URL.")
@@ -181,10 +182,9 @@ def _problems(settings: Settings) -> list[str]:
     for name in (*counts, "worker_session_timeout_s", "transaction_timeout_s"):
         if getattr(settings, name) < 1:
             out.append(f"{PREFIX}{name.upper()} must be 1 or more, not {getattr(settings, name)}.")
-    if not 0 <= settings.audit_retention_days <= AUDIT_RETENTION_DAYS_MAX:
-        out.append(
-            f"{PREFIX}AUDIT_RETENTION_DAYS must be 0, for ever, or up to {AUDIT_RETENTION_DAYS_MAX} days, not {settings.audit_retention_days}."
-        )
+    for name in ("audit_retention_days", "attempt_retention_days"):
+        if not 0 <= getattr(settings, name) <= RETENTION_DAYS_MAX:
+            out.append(f"{PREFIX}{name.upper()} must be 0, for ever, or up to {RETENTION_DAYS_MAX} days, not {getattr(settings, name)}.")
     if settings.worker_standby_copies < 0:
         out.append(f"{PREFIX}WORKER_STANDBY_COPIES must be 0 or more, not {settings.worker_standby_copies}.")
     if settings.worker_record_bytes_max < 10_000:

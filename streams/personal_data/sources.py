@@ -28,7 +28,7 @@ ORDER BY name FORMAT JSONEachRow
 ROWS = """
 SELECT * EXCEPT (mirrored_at) FROM {table:Identifier} FINAL
 WHERE program_id = {program_id:String} AND member_id = {member_id:String}
-ORDER BY recorded_at, source_partition, source_offset FORMAT JSONEachRow
+ORDER BY source_partition, source_offset FORMAT JSONEachRow
 """
 DEAD_LETTERS = """
 SELECT * EXCEPT (mirrored_at) FROM dead_letters FINAL WHERE key = concat({program_id:String}, '/', {member_id:String})

@@ -34,7 +34,7 @@ def fill(settings: Settings, topic: Topic, records: Iterable[Any], *, key: bytes
     producer = _producer(settings.kafka_bootstrap_servers)
     for record in records:
         raw = isinstance(record, bytes)
-        own = b"grand/poison" if raw or not hasattr(record, "member_id") else member_key(record.program_id, record.member_id)
+        own = b"grand/poison" if raw or not getattr(record, "member_id", None) else member_key(record.program_id, record.member_id)
         producer.produce(topic.name(settings.topic_prefix), key=key or own, value=record if raw else codec().encode(record))
         producer.poll(0)
     assert producer.flush(30) == 0

@@ -5,12 +5,15 @@ from typing import Any
 from schemas.contract import member_key
 from schemas.records import (
     AccountSnapshot,
+    AttemptVerdict,
     AttributeChange,
     Cause,
     CommandResult,
     DeadLetter,
     DeadLetterStage,
+    DeliveryAttempt,
     DeliveryAudit,
+    DeliveryNotice,
     DeliveryResult,
     EntryKind,
     LedgerEntry,
@@ -19,6 +22,7 @@ from schemas.records import (
     LoyaltyEventKind,
     MemberProfile,
     MemberStatus,
+    NoticeKind,
     ProfileOperation,
     SyncAudit,
 )
@@ -150,6 +154,60 @@ def delivery_audit(number: int = 1, member_id: str = "m-1", **fields: Any) -> De
     })  # fmt: skip
 
 
+def delivery_attempt(number: int = 1, member_id: str = "m-1", **fields: Any) -> DeliveryAttempt:
+    destination, started_at_ms = fields.get("destination", "crm"), fields.get("started_at_ms", MOMENT_MS + number)
+    event_id = f"grand-{member_id}-{number}"
+    return DeliveryAttempt(**{
+        "attempt_id": f"{destination}/{event_id}/{started_at_ms}",
+        "destination": destination,
+        "channel": destination,
+        "webhook_id": event_id,
+        "event_ids": (event_id,),
+        "kind": "BALANCE_CHANGED",
+        "program_id": "grand",
+        "member_id": member_id,
+        "sequence": number,
+        "attempt": 2,
+        "verdict": AttemptVerdict.DELIVERED,
+        "outcome": "204",
+        "status": 204,
+        "detail": "",
+        "url": "https://crm.example.com/hooks",
+        "peer_address": "192.0.2.7",
+        "request_headers": {"webhook-id": event_id, "webhook-signature": "v1,***"},
+        "request_body": '{"data":{"cause":{"command_id":"t-1","reason":"moved \\"away\\"","stream":"transactions"}}}',
+        "response_headers": {"content-type": "text/plain"},
+        "response_body": "taken",
+        "appended_at_ms": started_at_ms - 40,
+        "started_at_ms": started_at_ms,
+        "duration_us": 12_345,
+        "correlation_id": f"c-{number}",
+        **fields,
+    })  # fmt: skip
+
+
+def failed_attempt(number: int = 1, member_id: str = "m-1", **fields: Any) -> DeliveryAttempt:
+    return delivery_attempt(number, member_id, **{
+        "verdict": AttemptVerdict.RETRY, "outcome": "503", "status": 503, "detail": "answers 503", "next_attempt_at_ms": MOMENT_MS + 60_000,
+        "response_body": "busy", **fields,
+    })  # fmt: skip
+
+
+def delivery_notice(number: int = 1, **fields: Any) -> DeliveryNotice:
+    return DeliveryNotice(**{
+        "notice_id": f"crm-exhausted-{number}",
+        "kind": NoticeKind.DELIVERY_EXHAUSTED,
+        "destination": "crm",
+        "reason": "RETRIES_EXHAUSTED",
+        "detail": "answers 503",
+        "program_id": "grand",
+        "member_id": "m-1",
+        "event_id": f"grand-m-1-{number}",
+        "occurred_at_ms": MOMENT_MS + number,
+        **fields,
+    })  # fmt: skip
+
+
 def dead_letter(number: int = 1, **fields: Any) -> DeadLetter:
     return DeadLetter(**{
         "dead_letter_id": f"worker-loyalty.transactions.v1-0-{number}",
@@ -169,7 +227,7 @@ def dead_letter(number: int = 1, **fields: Any) -> DeadLetter:
 
 
 def item(record: Any, *, offset: int = 0, partition: int = 0, topic: str = "loyalty.events.v1", timestamp_ms: int = MOMENT_MS) -> Item[Any]:
-    key = member_key(record.program_id, record.member_id) if hasattr(record, "member_id") else b""
+    key = member_key(record.program_id, record.member_id) if getattr(record, "member_id", None) else b""
     return Item(record=record, topic=topic, partition=partition, offset=offset, key=key, value=b"", timestamp_ms=timestamp_ms)
 
 

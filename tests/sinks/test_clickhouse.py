@@ -37,13 +37,15 @@ EXAMPLES: dict[str, list[Any]] = {
     "member_profile_history": [examples.profile(n, f"m-{m}") for m in range(3) for n in range(1, 5)],
     "sync_audit": [examples.audit(n) for n in range(1, 20)],
     "delivery_audit": [examples.delivery_audit(n) for n in range(1, 20)],
+    "delivery_attempts": [*(examples.delivery_attempt(n) for n in range(1, 10)), *(examples.failed_attempt(n) for n in range(1, 10))],
+    "delivery_notices": [examples.delivery_notice(1), examples.delivery_notice(2, program_id=None, member_id=None, event_id=None)],
     "dead_letters": [examples.dead_letter(n) for n in range(5)],
 }
 
 
 @pytest.fixture(scope="module")
 def settings(make_settings: Callable[..., Settings]) -> Settings:
-    made = make_settings(**NOWHERE)
+    made = make_settings(**NOWHERE, attempt_retention_days=0)  # The examples are from long ago.
     clickhouse.migrate(made)
     return made
 
@@ -485,7 +487,7 @@ def test_no_clickhouse_is_unavailable(make_settings: Callable[..., Settings]) ->
 
 
 async def test_every_topic_reaches_its_table_and_bad_rows_the_dead_letters(make_settings: Callable[..., Settings]) -> None:
-    own = make_settings(redis_url="redis://127.0.0.1:1", http_port=0)
+    own = make_settings(redis_url="redis://127.0.0.1:1", http_port=0, attempt_retention_days=0)
     await asyncio.to_thread(clickhouse.migrate, own)
     admin = clickhouse.connect(own)
     for name, column in (("ledger_entries", "reason"), ("dead_letters", "detail")):
