@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from aiohttp import web
+
 R = TypeVar("R")
 
 
@@ -51,6 +53,8 @@ class Health:
     """Whether all parts of a process are at work: one readiness per part, by its name."""
 
     def __init__(self) -> None:
+        self.app: web.Application | None = None
+        """The process's own HTTP service, for what a part shows of itself."""
         self._parts: dict[str, Callable[[], str]] = {}
 
     def set(self, part: str, readiness: Callable[[], str]) -> None:

@@ -28,11 +28,13 @@ async def run_sink(name: str, settings: Settings, configuration: Configuration, 
         raise ConfigurationError(f"There is no sink {name!r}. There are: {', '.join(SINKS)}.")
     health = Health()
     health.set("start", lambda: f"{name}: waits for Kafka's topics")
-    app = web.Application()
+    health.app = app = web.Application()
     observability.add_routes(app, health.readiness)
+    module = importlib.import_module(SINKS[name])
+    if hasattr(module, "add_routes"):
+        module.add_routes(app, settings)
     server = await observability.serve(app, settings.http_host, settings.http_port)
     try:
-        module = importlib.import_module(SINKS[name])
         if await kafka.wait_for_topics(settings, stop):
             health.set("start", lambda: "")
             log.info("sink.started", extra={"sink": name})

@@ -1,7 +1,6 @@
 """What a worker answers on its internal port about what waits and whom external ids lead to: committed rows of the partitions it owns."""
 
 import asyncio
-import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -17,16 +16,11 @@ from streams.domain import identities
 from streams.domain.identity import address
 from streams.domain.program import Program
 from streams.engine import App
+from streams.internal_access import is_authorized
 from streams.settings import Settings
 
 PAGE_ROWS_MAX = 200
 SOURCE_SYSTEMS_SHOWN_MAX = 10  # Of one member, the most frequent ones: names come with the records.
-
-
-def is_authorized(request: web.Request, settings: Settings) -> bool:
-    """Whether the request shows the internal token, and there is one."""
-    given = request.headers.get("Authorization", "")
-    return bool(settings.internal_token) and hmac.compare_digest(given.encode(), f"Bearer {settings.internal_token}".encode())
 
 
 def add_routes(web_app: web.Application, settings: Settings, running: Sequence[App]) -> None:

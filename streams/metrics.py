@@ -6,6 +6,9 @@ from prometheus_client import Counter, Gauge, Histogram
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LAG_SECONDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 
+DELIVERY_BUCKETS = (0.025, 0.1, 0.25, 1, 5, 30, 300)
+"""There is one set for each destination, and there may be thousands."""
+
 INGRESS_REQUESTS = Counter("loyalty_ingress_requests", "HTTP requests answered by the ingress.", ["route", "status"])
 INGRESS_SECONDS = Histogram("loyalty_ingress_request_seconds", "Time to answer a request.", ["route"], buckets=SECONDS)
 INGRESS_PRODUCED = Counter("loyalty_ingress_produced", "Commands acknowledged by the broker.", ["stream", "source"])
@@ -30,11 +33,19 @@ DEAD_LETTERS = Counter("loyalty_dead_letters", "Records given up, by process, st
 SINK_RECORDS = Counter("loyalty_sink_records", "Records a sink has finished, by what became of them.", ["sink", "verdict"])
 SINK_SECONDS = Histogram("loyalty_sink_event_seconds", "From the worker's decision to the destination's acknowledgement.", ["sink"], buckets=SECONDS)
 SINK_LAG = Gauge("loyalty_sink_lag_records", "Records appended and not yet finished by a sink, at the last poll.", ["sink", "topic", "partition"])
-DELIVERIES = Counter("loyalty_deliveries", "Delivery attempts of webhooks.", ["destination", "verdict", "status"])
-DELIVERY_SECONDS = Histogram("loyalty_delivery_seconds", "Time of one delivery attempt.", ["destination"], buckets=SECONDS)
+DELIVERIES = Counter("loyalty_deliveries", "Delivery attempts of webhooks, by class of status or name of failure.", ["destination", "verdict", "status"])
+DELIVERY_SECONDS = Histogram("loyalty_delivery_seconds", "Time of one delivery attempt.", ["destination"], buckets=DELIVERY_BUCKETS)
+DELIVERY_EVENT_SECONDS = Histogram(
+    "loyalty_delivery_event_seconds", "From the broker's append of an event to the destination's 2xx.", ["destination"], buckets=DELIVERY_BUCKETS
+)  # fmt: skip
 DELIVERIES_IN_FLIGHT = Gauge("loyalty_deliveries_in_flight", "Attempts under way.", ["destination"])
-DELIVERIES_WAITING = Gauge("loyalty_deliveries_waiting", "Events taken from the log that are not delivered yet.", ["destination"])
+DELIVERIES_WAITING = Gauge("loyalty_deliveries_waiting", "Events in the log that are not delivered yet; behind a gap, with those of others.", ["destination"])
 DELIVERY_OLDEST_SECONDS = Gauge("loyalty_delivery_oldest_seconds", "Age of the oldest event that is not delivered yet.", ["destination"])
+DELIVERY_CONCURRENCY = Gauge("loyalty_delivery_concurrency", "Attempts at once that the destination is given now.", ["destination"])
+DELIVERY_PARKED_MEMBERS = Gauge("loyalty_delivery_parked_members", "Members that wait behind a failure.", ["destination"])
+DELIVERY_BLOCKED_MEMBERS = Gauge("loyalty_delivery_blocked_members", "Members that wait for an operator.", ["destination"])
+DELIVERY_PAUSED = Gauge("loyalty_delivery_paused", "1 while a destination is paused or disabled.", ["destination"])
+DELIVERIES_DROPPED = Counter("loyalty_deliveries_dropped", "Times that events were gone undelivered; the audit says which.", ["destination", "reason"])
 HISTORY_ROWS = Counter("loyalty_history_rows", "Rows inserted into ClickHouse.", ["table"])
 
 INGRESS_WAITERS = Gauge("loyalty_ingress_waiters", "Requests held open until their command is decided.")

@@ -1,0 +1,48 @@
+"""What ClickHouse knows of past deliveries -> which events a replay sends: those that are missing, or were given up."""
+
+from collections.abc import Sequence
+
+import aiohttp
+import orjson
+
+from sinks.delivery.records import Outgoing
+from streams import clickhouse
+from streams.destinations.model import Job, Which
+from streams.settings import Settings
+
+ANSWER_S = 60.0
+RESULTS = """
+SELECT event_id, countIf(result = 'DELIVERED') > 0 AS delivered
+FROM delivery_audit
+WHERE destination = {destination:String} AND event_id IN {events:Array(String)}
+GROUP BY event_id
+"""
+
+
+class DeliveryHistory:
+    """Asked by replays alone. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    async def choose(self, job: Job, records: Sequence[Outgoing]) -> list[Outgoing]:
+        """Those of the records that the job is about: with Which.MISSING all that no delivery is on record of, with Which.FAILED those of them of which
+        it is on record how they ended. Raises UnavailableError.
+        """
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
+        events = "[" + ",".join("'" + one.event_id.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in records) + "]"
+        delivered: dict[str, bool] = {}
+        async for line in clickhouse.rows(
+            self._session, self._settings, RESULTS, {"destination": job.destination, "events": events}, max_query_size=str(1 << 24)
+        ):
+            row = orjson.loads(line)
+            delivered[row["event_id"]] = bool(row["delivered"])
+        if job.which is Which.MISSING:
+            return [one for one in records if not delivered.get(one.event_id, False)]
+        return [one for one in records if one.event_id in delivered and not delivered[one.event_id]]
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()

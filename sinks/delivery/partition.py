@@ -1,0 +1,732 @@
+"""The deliveries of one partition of one stream: feed -> branches -> lanes, and all that must outlive the process -> one transaction at a time.
+
+Everything here belongs to the event loop but for `open`, which the feed's thread calls. What happens is gathered and written every COMMIT_S in one
+transaction: how far each channel has come, what waits, the audit, the attempts. A process that is killed repeats what happened since, no more.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaException
+
+from schemas.contract import member_key
+from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress, DeliveryResult, NoticeKind
+from sinks.base import Receipt
+from sinks.delivery import evidence, progress
+from sinks.delivery.branch import LOADED_AT_ONCE, Branch
+from sinks.delivery.channels import Channel, asks_the_history
+from sinks.delivery.evidence import Attempted, Dropped, Ended
+from sinks.delivery.journal import Doubtful, Fenced, Journal, Write, key_of
+from sinks.delivery.lane import Lane
+from sinks.delivery.progress import Memory, Remembered
+from sinks.delivery.records import Outgoing, Undecodable
+from streams import metrics, topics
+from streams.destinations.model import Action, Job
+from streams.domain.audit_chain import chained
+from streams.errors import ConfigurationError, ContractError, UnavailableError
+from streams.topics import Topic
+
+if TYPE_CHECKING:
+    from sinks.delivery.hub import Hub
+
+log = logging.getLogger(__name__)
+
+COMMIT_S = 0.25
+REOPEN_S = 1.0
+HISTORY_RETRY_S = 5.0
+TAIL = 2_000
+"""Records of the feed that stay in memory for branches that are just behind."""
+READ_AT_ONCE = 500
+LOADED_TOGETHER = 2_000
+DESTINATION = "destination"
+"""Header of audit records: a search decodes only what it looks for."""
+UNSENDABLE = frozenset({"KIND_UNKNOWN", "NOT_RENDERABLE"})
+RETENTION, REMOVED = "RETENTION", "DESTINATION_REMOVED"
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What one transaction writes."""
+
+    rows: dict[bytes, DeliveryProgress | None] = field(default_factory=dict)
+    ends: list[Ended | Dropped] = field(default_factory=list)
+    attempts: list[Attempted] = field(default_factory=list)
+    notices: list[DeliveryNotice] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.ends or self.attempts or self.notices or self.letters)
+
+
+class Partition:
+    """What a process does with one partition for as long as it has it."""
+
+    def __init__(self, hub: "Hub", topic: Topic, number: int) -> None:
+        self.topic = topic
+        self.number = number
+        self.position = 0
+        """Everything below has been handed out."""
+        self.branches: dict[str, Branch] = {}
+        self.acts: dict[str, dict[str, int]] = {}
+        """Jobs that are no replays and are done here -> what they did."""
+        self.is_open = False
+        self.is_closed = False
+        self._hub = hub
+        self._name = topic.name(hub.settings.topic_prefix)
+        self._journal: Journal | None = None
+        self._chains: dict[str, tuple[int, str]] = {}
+        self._interested: dict[tuple[str, str], tuple[Branch, ...]] = {}
+        self._tail: deque[Outgoing] = deque(maxlen=TAIL)
+        self._tail_start: int | None = None  # From here on the tail is whole.
+        self._changed_branches: dict[Branch, None] = {}
+        self._changed_lanes: dict[Lane, None] = {}
+        self._written: dict[str, DeliveryProgress] = {}
+        self._feed_written = -1
+        self._gathered = _Gathered()
+        self._to_load: dict[Lane, None] = {}
+        self._is_loading = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.Task[None] | None = None
+        self._write_now = asyncio.Event()
+        self._is_stopping = False
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    # The feed's side.
+
+    def open(self) -> int:
+        """In the feed's thread: take the partition over from whoever had it, and say where the feed begins. Raises Fenced, KafkaException."""
+        journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
+        memory = Memory.of(journal.open())
+        position = memory.position
+        if position is None:
+            position = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()[0]
+        self._hub.loop.call_soon_threadsafe(self._begin, journal, memory, position)
+        return position
+
+    def received(self, records: Sequence[Outgoing], poison: Sequence[Undecodable], next_offset: int) -> None:
+        """What the feed brings, in order; `next_offset` is where it goes on."""
+        if self._is_stopping:
+            return
+        if self._tail_start is None:
+            self._tail_start = self.position
+        for one in poison:
+            self._bury(evidence.letter_of_undecodable(self._name, self.number, one, self.now_ms()))
+        for record in records:
+            if len(self._tail) == TAIL:
+                self._tail_start = self._tail[0].offset + 1
+            self._tail.append(record)
+            for branch in self._interested_in(record):
+                if branch.follows and branch.channel.passes(record):
+                    branch.take(record)
+                    if not branch.has_room or not branch.outlet.takes_more:
+                        branch.stay_behind(record.offset + 1)
+            self.position = record.offset + 1
+        self.position = max(self.position, next_offset)
+
+    def _interested_in(self, record: Outgoing) -> tuple[Branch, ...]:
+        """Branches that want this kind of this programme. Looked up once, not for each record: there may be thousands of destinations."""
+        key = (record.program_id, record.record.kind.value)
+        found = self._interested.get(key)
+        if found is None:
+            found = self._interested[key] = tuple(
+                branch for branch in self.branches.values()
+                if key[1] in branch.channel.kinds and (not branch.channel.programs or key[0] in branch.channel.programs)
+            )  # fmt: skip
+        return found
+
+    async def stop(self, drain_s: float) -> None:
+        """Begin nothing further, wait for attempts under way, write what has happened, give the partition up."""
+        self._is_stopping = True
+        for branch in self.branches.values():
+            branch.is_stopping = True
+        deadline_s = time.monotonic() + drain_s
+        while self._is_busy() and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
+        if self._writer is not None:
+            self._write_now.set()
+            await asyncio.wait((self._writer,), timeout=drain_s)
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """It is another's already: forget all."""
+        self._is_stopping = self.is_closed = True
+        for branch in self.branches.values():
+            branch.close()
+        tasks = self._tasks | ({self._writer} if self._writer is not None else set())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
+
+    def _is_busy(self) -> bool:
+        return any(lane.busy for branch in self.branches.values() for lane in branch.lanes.values())
+
+    # How it begins.
+
+    def _begin(self, journal: Journal, memory: Memory, feed: int) -> None:
+        """Go on from what is remembered. `feed` is what branches that follow had come to."""
+        if self._is_stopping:
+            self._spawn(asyncio.to_thread(journal.close))
+            return
+        self._journal, self._chains = journal, memory.chains
+        self.position = max(self.position, feed)
+        self._feed_written = -1 if memory.position is None else memory.position
+        self._written = {channel_id: remembered.row for channel_id, remembered in memory.channels.items() if remembered.row is not None}
+        unfinished: list[tuple[Branch, list[int]]] = []
+        for channel in self._hub.channels(self.topic):
+            remembered = memory.channels.pop(channel.channel_id, None)
+            if remembered is None:
+                self._add(channel)
+            else:
+                unfinished += self._resume(channel, remembered, feed)
+        for channel_id, remembered in memory.channels.items():
+            self._resume_unknown(channel_id, remembered, feed)
+        self.is_open = True
+        self._interested.clear()
+        if unfinished:
+            self._spawn(self._read_unfinished(unfinished))
+        for branch in self.branches.values():
+            for lane in list(branch.lanes.values()):
+                branch.outlet.offer(lane)
+        self.act()
+        self.tick()
+        self._writer = asyncio.get_running_loop().create_task(self._write_forever())
+
+    def _resume(self, channel: Channel, remembered: Remembered, feed: int) -> list[tuple[Branch, list[int]]]:
+        row = remembered.row
+        if row is None:  # Lanes alone: a row of the channel is written with them, so this is another's doing. They are delivered.
+            row = DeliveryProgress(kind=progress.ProgressKind.CHANNEL, topic=self.topic.stream, channel=channel.channel_id, position=-1)
+        unfinished = progress.unpacked(row.offsets)
+        position = feed if row.position < 0 else row.position
+        branch = Branch(self, channel, self._hub.outlet(channel.destination), position=position, follows=False)
+        branch.counts, branch.is_done = dict(row.counts), row.is_done
+        branch.end = branch.counts.pop("end", None)
+        branch.unfinished = unfinished
+        progress.restore_lanes(branch, remembered)
+        self.branches[channel.channel_id] = branch
+        if not unfinished and channel.follows and position >= self.position:
+            branch.follows = True
+        self.branch_changed(branch)  # One that followed and does not yet must say where it is before the feed says more.
+        return [(branch, unfinished)] if unfinished else []
+
+    def _resume_unknown(self, channel_id: str, remembered: Remembered, feed: int) -> None:
+        """What is remembered of a channel that is no more."""
+        destination, _, rest = channel_id.partition("#")
+        row = remembered.row
+        if rest and rest in self._hub.jobs and row is not None and row.is_done:
+            self.acts[rest] = dict(row.counts)
+        elif self._hub.is_unreadable(destination):
+            log.error("delivery.destination_unreadable", extra={"destination": destination, "partition": self.number})
+            if row is not None and row.position < 0:
+                self._gathered.rows[key_of(row)] = self._written[channel_id] = replace(row, position=feed)
+        else:
+            kept = [offset for rows in remembered.lanes.values() for one in rows for offset in progress.unpacked(one.offsets)]
+            kept += progress.unpacked(row.offsets) if row is not None else []
+            is_behind = row is not None and 0 <= row.position < feed
+            if not rest and (kept or is_behind):
+                first = min([*kept, *([row.position] if row is not None and is_behind else [])])
+                self._dropped(destination, first, max([*kept, *([feed - 1] if is_behind else [])]), "", REMOVED)
+            for one in [*([row] if row is not None else []), *(one for rows in remembered.lanes.values() for one in rows)]:
+                self._gathered.rows[key_of(one)] = None
+            self._written.pop(channel_id, None)
+
+    async def _read_unfinished(self, unfinished: Sequence[tuple[Branch, list[int]]]) -> None:
+        """What was handed out and not finished, before anything newer."""
+        wanted = sorted({offset for _, offsets in unfinished for offset in offsets})
+        records = await self._hub.log.read_offsets(self.topic, self.number, wanted)
+        for branch, offsets in unfinished:
+            gone = [offset for offset in offsets if records.get(offset) is None]
+            for offset in offsets:
+                record = records.get(offset)
+                if record is not None:
+                    branch.take(record)
+            branch.unfinished = []
+            if gone:
+                self._dropped(branch.channel.destination, gone[0], gone[-1], "", RETENTION)
+            self.branch_changed(branch)
+            self.catch_up(branch)
+
+    # Channels that come, change and go.
+
+    def reconcile(self) -> None:
+        """Destinations or jobs have changed."""
+        if not self.is_open or self._is_stopping:
+            return
+        known = {channel.channel_id: channel for channel in self._hub.channels(self.topic)}
+        for channel_id, channel in known.items():
+            branch = self.branches.get(channel_id)
+            if branch is None:
+                if not self._is_finished(channel):
+                    self._add(channel)
+            elif branch.channel != channel:
+                branch.channel = channel
+                if branch.end is not None and not channel.is_replay:
+                    branch.end = None  # It was on its way out, and is wanted again.
+            if branch is not None and channel.job is not None and channel.job.is_cancelled:
+                self._cancel(branch)
+        for channel_id in [channel_id for channel_id in self.branches if channel_id not in known]:
+            self._retire(self.branches[channel_id])
+        self._interested.clear()
+        self.act()
+        self.tick()
+
+    def _is_finished(self, channel: Channel) -> bool:
+        row = self._written.get(channel.channel_id)
+        return row is not None and row.is_done
+
+    def _add(self, channel: Channel) -> None:
+        """A channel that has never been here."""
+        branch = Branch(self, channel, self._hub.outlet(channel.destination), position=self.position, follows=False)
+        has_sibling = any(
+            other.channel.destination == channel.destination and not other.channel.is_replay and not other.is_new for other in self.branches.values()
+        )
+        self.branches[channel.channel_id] = branch
+        self._interested.clear()
+        if has_sibling and channel.job is None:
+            self.branch_changed(branch)  # A part of what another channel of the destination has heard so far.
+        else:
+            branch.is_new = True
+            self._spawn(self._start(branch))
+
+    async def _start(self, branch: Branch) -> None:
+        """Find out where a channel begins that has never been here."""
+        channel, log_reader = branch.channel, self._hub.log
+        if channel.job is not None:
+            branch.position = await log_reader.offset_at(self.topic, self.number, channel.job.since_ms)
+            branch.end = await log_reader.offset_at(self.topic, self.number, channel.job.until_ms)
+        elif channel.start_at_ms:
+            branch.position = await log_reader.offset_at(self.topic, self.number, channel.start_at_ms)
+        else:
+            branch.position = (await log_reader.bounds(self.topic, self.number))[0]
+        branch.is_new = False
+        self.branch_changed(branch)
+        if channel.job is not None and channel.job.is_cancelled:
+            self._cancel(branch)
+        self.catch_up(branch)
+
+    def _cancel(self, branch: Branch) -> None:
+        if not branch.is_done:
+            branch.is_done = True
+            branch.counts["cancelled"] = 1
+            for lane in list(branch.lanes.values()):
+                self._forget(lane)
+            branch.lanes.clear()
+            branch.waiting = branch.parked = 0
+            self.branch_changed(branch)
+
+    def _retire(self, branch: Branch) -> None:
+        """Its channel is no more. What a destination that lives on has not sent yet is sent; of one that was removed nothing is."""
+        channel = branch.channel
+        if self._hub.is_unreadable(channel.destination):
+            branch.stay_behind(self.position)
+            row = progress.channel_row(branch)
+            self._gathered.rows[key_of(row)] = self._written[channel.channel_id] = row
+            branch.close()
+            del self.branches[channel.channel_id]
+        elif not channel.is_replay and self._hub.has_destination(channel.destination):
+            if branch.end is None:
+                branch.channel = replace(channel, cadence_s=0.0 if channel.cadence_s is not None else None, kinds=channel.kinds)
+                branch.stay_behind(self.position)
+                branch.end = self.position
+                self.branch_changed(branch)
+                self._finish_if_done(branch)
+        else:
+            offsets = [offset for lane in branch.lanes.values() for offset in lane.offsets]
+            if not channel.is_replay and (offsets or not branch.follows):
+                first = min([*offsets, *([] if branch.follows else [branch.position])])
+                if offsets or first < self.position:
+                    self._dropped(channel.destination, first, max([*offsets, self.position - 1]), "", REMOVED)
+            self._remove(branch)
+
+    def _remove(self, branch: Branch) -> None:
+        branch.close()
+        for lane in branch.lanes.values():
+            self._forget(lane)
+        self._changed_branches.pop(branch, None)
+        self._gathered.rows[key_of(progress.channel_row(branch))] = None
+        self._written.pop(branch.channel.channel_id, None)
+        if self.branches.get(branch.channel.channel_id) is branch:
+            del self.branches[branch.channel.channel_id]
+        self._interested.clear()
+
+    def _forget(self, lane: Lane) -> None:
+        self._changed_lanes.pop(lane, None)
+        lane.branch.outlet.withdraw(lane)
+        if lane.is_parked:
+            for segment in {*lane.segments(), *lane.dirty}:
+                self._gathered.rows[key_of(progress.no_lane_row(lane, segment))] = None
+
+    # Jobs that are no replays.
+
+    def act(self) -> None:
+        """What operators want of members that wait: once."""
+        for job in list(self._hub.jobs.values()):
+            if job.action is not Action.REPLAY and not job.is_cancelled and job.job_id not in self.acts and self.is_open:
+                self.acts[job.job_id] = {}
+                self._spawn(self._act(job))
+
+    async def _act(self, job: Job) -> None:
+        lanes = [
+            lane for branch in self.branches.values() if branch.channel.destination == job.destination and not branch.channel.is_replay
+            for lane in list(branch.lanes.values()) if lane.is_parked and (not job.members or lane.key in job.members)
+        ]  # fmt: skip
+        if job.action is Action.SKIP:
+            lanes = [lane for lane in lanes if lane.is_blocked]
+            missing = [lane.first()[0] for lane in lanes if lane.head() is None]
+            found = await self._hub.log.read_offsets(self.topic, self.number, sorted(missing)) if missing else {}
+            for lane in lanes:
+                first = lane.first()[0]
+                if (record := found.get(first)) is not None:
+                    lane.records[first] = record
+                if lane.is_blocked:
+                    lane.branch.skip(lane)
+        else:
+            for lane in lanes:
+                lane.is_blocked, lane.failing_since_ms = False, self.now_ms() if lane.is_blocked else lane.failing_since_ms
+                lane.touch()
+                self.lane_changed(lane)
+                lane.branch.outlet.hurry(lane)
+        self.acts[job.job_id] = {"matched": len(lanes)}
+        row = DeliveryProgress(
+            kind=progress.ProgressKind.CHANNEL, topic=self.topic.stream, destination=job.destination, channel=f"{job.destination}#{job.job_id}",
+            counts={"matched": len(lanes)}, is_done=True,
+        )  # fmt: skip
+        self._gathered.rows[key_of(row)] = row
+
+    def job(self, job_id: str) -> tuple[bool, dict[str, int]] | None:
+        """Whether a job is done here, and what it did so far; None: nothing is known of it."""
+        for branch in self.branches.values():
+            if branch.channel.job_id == job_id:
+                return branch.is_done, branch.counts
+        return (True, self.acts[job_id]) if job_id in self.acts else None
+
+    # Reading what is behind.
+
+    def tick(self) -> None:
+        """From time to time: whoever is behind and has room reads on."""
+        for branch in list(self.branches.values()):
+            if not branch.follows:
+                self.catch_up(branch)
+
+    def catch_up(self, branch: Branch) -> None:
+        """Read on for a branch that is behind, if there is room and a point in it. Harmless to repeat."""
+        if branch.follows or branch.is_reading or branch.is_closed or branch.is_stopping or branch.is_new or branch.is_done:
+            return
+        if branch.unfinished or not self.is_open or self._finish_if_done(branch) or not branch.wants_more:
+            return
+        if branch.channel.cadence_s is not None and time.monotonic() < branch.next_batch_s:
+            return
+        if branch.channel.job is None and self._tail_start is not None and branch.position >= self._tail_start:
+            self._read_tail(branch)
+            return
+        branch.is_reading = True
+        self._spawn(self._read(branch))
+
+    def _read_tail(self, branch: Branch) -> None:
+        end = self.position if branch.end is None else min(branch.end, self.position)
+        for record in self._tail:
+            if record.offset >= end:
+                break
+            if record.offset >= branch.position and branch.channel.wants(record):
+                branch.take(record)
+                if not branch.has_room:
+                    branch.position = record.offset + 1
+                    self.branch_changed(branch)
+                    return
+        branch.position = max(branch.position, end)
+        self._arrive(branch)
+
+    async def _read(self, branch: Branch) -> None:
+        try:
+            while branch.wants_more and not branch.is_closed and not branch.is_stopping and not branch.is_done:
+                end = self.position if branch.end is None else min(branch.end, self.position)
+                if branch.position >= end:
+                    self._arrive(branch)
+                    return
+                await self._read_once(branch, end)
+                self.branch_changed(branch)
+        except UnavailableError as error:
+            log.warning("delivery.history_unreachable", extra={"channel": branch.channel.channel_id, "error": str(error)})
+            await asyncio.sleep(HISTORY_RETRY_S)
+        finally:
+            branch.is_reading = False
+
+    async def _read_once(self, branch: Branch, end: int) -> None:
+        chunk = await self._hub.log.read(self.topic, self.number, branch.position, end, READ_AT_ONCE, branch.channel.keys)
+        job = branch.channel.job
+        if chunk.first_offset > branch.position:
+            if job is None:
+                self._dropped(branch.channel.destination, branch.position, chunk.first_offset - 1, "", RETENTION)
+            branch.position = chunk.first_offset
+        wanted = [record for record in chunk.records if branch.channel.wants(record)]
+        if job is not None and asks_the_history(job) and wanted:
+            wanted = await self._hub.history.choose(job, wanted)
+        for record in wanted:
+            if branch.is_closed or branch.is_stopping or branch.is_done:
+                return
+            if job is not None and not job.is_dry_run:
+                await self._hub.pace(job)
+                if branch.is_closed or branch.is_stopping or branch.is_done:
+                    return
+            branch.count("matched", 1)
+            if job is not None and job.is_dry_run:
+                continue
+            branch.position = record.offset + 1
+            branch.take(record)
+            if not branch.has_room:
+                return
+        branch.position = chunk.next_offset
+
+    def _arrive(self, branch: Branch) -> None:
+        """It has come as far as there is to read."""
+        self.branch_changed(branch)
+        if self._finish_if_done(branch):
+            return
+        if branch.channel.cadence_s is not None:
+            branch.next_batch_s = time.monotonic() + branch.channel.cadence_s
+        elif branch.channel.follows and branch.end is None and branch.position >= self.position and branch.outlet.takes_more:
+            branch.follows, branch.behind_since_ms = True, 0
+
+    def _finish_if_done(self, branch: Branch) -> bool:
+        if branch.end is None or branch.position < branch.end or branch.lanes or branch.is_reading:
+            return False
+        if branch.channel.is_replay:
+            branch.is_done = True
+            self.branch_changed(branch)
+        else:
+            self._remove(branch)
+        return True
+
+    def load(self, lane: Lane) -> None:
+        """Read a lane's next records again."""
+        self._to_load[lane] = None
+        if not self._is_loading:
+            self._is_loading = True
+            self._spawn(self._load())
+
+    async def _load(self) -> None:
+        try:
+            while self._to_load:
+                await asyncio.sleep(0)  # Those that are asked for in one go are read in one go.
+                lanes: dict[Lane, list[int]] = {}
+                total = 0
+                while self._to_load and total < LOADED_TOGETHER:
+                    lane = next(iter(self._to_load))
+                    del self._to_load[lane]
+                    lanes[lane] = lane.first(LOADED_AT_ONCE)
+                    total += len(lanes[lane])
+                near = {record.offset: record for record in self._tail}
+                far = sorted({offset for offsets in lanes.values() for offset in offsets if offset not in near})
+                found = await self._hub.log.read_offsets(self.topic, self.number, far) if far else {}
+                for lane, offsets in lanes.items():
+                    lane.branch.loaded(lane, {offset: near.get(offset) or found.get(offset) for offset in offsets})
+                    if not len(lane):
+                        self.catch_up(lane.branch)
+        finally:
+            self._is_loading = False
+
+    # What happens.
+
+    def branch_changed(self, branch: Branch) -> None:
+        self._changed_branches[branch] = None
+
+    def lane_changed(self, lane: Lane) -> None:
+        self._changed_lanes[lane] = None
+        self._changed_branches[lane.branch] = None
+
+    def attempted(self, attempted: Attempted) -> None:
+        self._gathered.attempts.append(attempted)
+        self._hub.count_attempt(attempted)
+
+    def ended(
+        self, branch: Branch, record: Outgoing, result: DeliveryResult, *, reason: str = "", status: int | None = None, attempts: int = 0
+    ) -> None:
+        destination = branch.channel.destination
+        self._gathered.ends.append(Ended(
+            destination=self._chain(destination), record=record, result=result, reason=reason, status=status, attempts=attempts, ended_at_ms=self.now_ms(),
+        ))  # fmt: skip
+        self._hub.count_end(destination, record, result, is_replay=branch.channel.is_replay)
+
+    def given_up(self, branch: Branch, record: Outgoing, kind: NoticeKind, receipt: Receipt) -> None:
+        """An event was given up. Notices about notices would never end."""
+        log.error("delivery.given_up", extra={
+            "destination": branch.channel.destination, "event_id": record.event_id, "kind": record.record.kind.value, "reason": receipt.reason,
+            "detail": receipt.detail, "is_blocked": kind is NoticeKind.DELIVERY_BLOCKED,
+        })  # fmt: skip
+        if self.topic is topics.EVENTS:
+            self.tell(evidence.notice(kind, branch.channel.destination, receipt.reason, receipt.detail, self.now_ms(), record))
+        if receipt.reason in UNSENDABLE:
+            try:
+                value = self._hub.codec.encode(record.record)
+            except ContractError:
+                value = b""
+            self._bury(evidence.letter_of_unsendable(self._name, self.number, record, value, receipt.reason, receipt.detail, self.now_ms()))
+
+    def skipped(self, branch: Branch, lane: Lane, offset: int) -> None:
+        record = lane.records.get(offset)
+        if record is None:
+            self._dropped(branch.channel.destination, offset, offset, lane.key, RETENTION)
+        else:
+            self.ended(branch, record, DeliveryResult.SKIPPED, reason="OPERATOR", attempts=lane.attempts)
+
+    def dropped(self, branch: Branch, first: int, last: int, member: str, reason: str) -> None:
+        self._dropped(branch.channel.destination, first, last, member, reason)
+
+    def _dropped(self, destination: str, first: int, last: int, member: str, reason: str) -> None:
+        now_ms = self.now_ms()
+        self._gathered.ends.append(Dropped(
+            destination=self._chain(destination), stream=self.topic.stream, partition=self.number, first=first, last=last, member=member, reason=reason,
+            ended_at_ms=now_ms,
+        ))  # fmt: skip
+        detail = f"{self.topic.stream} partition {self.number}, offsets {first} to {last}"
+        log.error("delivery.dropped", extra={"destination": destination, "reason": reason, "detail": detail})
+        metrics.DELIVERIES_DROPPED.labels(destination, reason).inc()
+        if self.topic is topics.EVENTS:
+            self.tell(evidence.notice(NoticeKind.DELIVERIES_DROPPED, destination, reason, detail, now_ms))
+
+    def _chain(self, destination: str) -> str:
+        """The audit chain's name: what is written of events and of notices stands in the same topic, and has a writer each."""
+        return destination if self.topic is topics.EVENTS else f"{destination}/notices"
+
+    def gone(self, branch: Branch) -> None:
+        self._hub.disable(branch.channel.destination, "GONE", "it answered 410: the receiver wants no more events")
+
+    def tell(self, notice: DeliveryNotice) -> None:
+        self._gathered.notices.append(notice)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        self._gathered.letters.append(letter)
+        metrics.DEAD_LETTERS.labels(letter.processor, letter.stage.value, letter.reason).inc()
+        log.error("delivery.dead_letter", extra={
+            "topic": letter.topic, "partition": letter.partition, "offset": letter.offset, "reason": letter.reason, "detail": letter.detail,
+        })  # fmt: skip
+
+    # Writing it down.
+
+    async def _write_forever(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._write_now.wait(), COMMIT_S)
+            except TimeoutError:
+                pass
+            gathered = self._snapshot()
+            try:
+                if gathered and self._journal is not None:
+                    writes, chains = await asyncio.to_thread(self._encoded, gathered)
+                    await self._journal.commit(writes)
+                    self._chains |= chains
+            except (Fenced, Doubtful) as error:
+                if not self._is_stopping:
+                    log.warning("delivery.journal_lost", extra={"topic": self._name, "partition": self.number, "error": str(error)})
+                    self._spawn(self._reopen())
+                return
+            except Exception:
+                # What was to be written is gone from memory: only what is durable can be gone on from.
+                log.exception("delivery.journal_failed", extra={"topic": self._name, "partition": self.number})
+                if not self._is_stopping:
+                    self._spawn(self._reopen())
+                return
+            if self._is_stopping and not self._is_busy():
+                return
+
+    def _snapshot(self) -> _Gathered:
+        """All that has happened since the last one; consistent, because nothing happens meanwhile."""
+        gathered, self._gathered = self._gathered, _Gathered()
+        stream = self.topic.stream
+        if self.position != self._feed_written:
+            self._feed_written = self.position
+            row = progress.feed_row(stream, self.position)
+            gathered.rows[key_of(row)] = row
+        for lane in self._changed_lanes:
+            for segment in lane.dirty:
+                gathered.rows[key_of(progress.no_lane_row(lane, segment))] = progress.lane_row(lane, segment)
+            lane.dirty.clear()
+        for branch in self._changed_branches:
+            if branch.is_new or branch.is_closed:
+                continue
+            row = progress.channel_row(branch)
+            if self._written.get(branch.channel.channel_id) != row:
+                self._written[branch.channel.channel_id] = row
+                gathered.rows[key_of(row)] = row
+        self._changed_lanes = {}
+        self._changed_branches = {branch: None for branch in self._changed_branches if branch.is_new and not branch.is_closed}
+        return gathered
+
+    def _encoded(self, gathered: _Gathered) -> tuple[list[Write], dict[str, tuple[int, str]]]:
+        """In a thread: the records of one transaction, and the new ends of the chains."""
+        hub, encode = self._hub, self._hub.codec.encode
+        stream, number = self.topic.stream, self.number
+        chains: dict[str, tuple[int, str]] = {}
+        writes: list[Write] = []
+        for ended in gathered.ends:
+            count, before = chains.get(ended.destination) or self._chains.get(ended.destination, (0, ""))
+            record = chained(evidence.audit_of(ended), count + 1, before)
+            chains[ended.destination] = (count + 1, record.record_hash)
+            key = member_key(record.program_id, record.member_id)
+            writes.append(Write(hub.name(topics.DELIVERY_AUDIT), number, key, encode(record), [(DESTINATION, ended.destination.encode())]))
+        for destination, (count, record_hash) in chains.items():
+            row = progress.chain_row(stream, destination, count, record_hash)
+            gathered.rows[key_of(row)] = row
+        for attempted in gathered.attempts:
+            attempt = evidence.attempt_of(attempted)
+            writes.append(Write(hub.name(topics.DELIVERY_ATTEMPTS), number, member_key(attempt.program_id, attempt.member_id), encode(attempt), []))
+        for notice in gathered.notices:
+            writes.append(Write(hub.name(topics.DELIVERY_NOTICES), None, notice.destination.encode(), encode(notice), []))
+        for letter in gathered.letters:
+            writes.append(Write(hub.name(topics.DEAD_LETTERS), number, letter.key or b"", encode(letter), []))
+        for key, one in gathered.rows.items():
+            writes.append(Write(hub.name(topics.DELIVERY_PROGRESS), number, key, None if one is None else encode(one), []))
+        return writes, chains
+
+    async def _reopen(self) -> None:
+        """What is durable counts, not what is in memory: begin again from there."""
+        self.is_open = False
+        for branch in self.branches.values():
+            branch.close()
+        self.branches.clear()
+        self._interested.clear()
+        self._changed_branches, self._changed_lanes, self._gathered, self._to_load = {}, {}, _Gathered(), {}
+        self.acts.clear()
+        old, self._journal = self._journal, None
+        if old is not None:
+            await asyncio.to_thread(old.close)
+        while not self._is_stopping:
+            journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
+            try:
+                memory = Memory.of(await asyncio.to_thread(journal.open))
+                feed = memory.position
+                if feed is None:
+                    feed = (await self._hub.log.bounds(self.topic, self.number))[0]
+            except (Fenced, Doubtful, KafkaException, UnavailableError, ConfigurationError) as error:
+                log.warning("delivery.not_reopened", extra={"topic": self._name, "partition": self.number, "error": str(error)})
+                await asyncio.to_thread(journal.close)
+                await asyncio.sleep(REOPEN_S)
+                continue
+            self._begin(journal, memory, feed)
+            return
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
+        """An error of ours costs the partition a new beginning, not the process."""
+        try:
+            await work
+        except Exception:
+            log.exception("delivery.partition_failed", extra={"topic": self._name, "partition": self.number})
+            if not self._is_stopping and self.is_open:
+                if self._writer is not None:
+                    self._writer.cancel()
+                await asyncio.sleep(REOPEN_S)
+                await self._reopen()
+
