@@ -729,4 +729,3 @@ class Partition:
                     self._writer.cancel()
                 await asyncio.sleep(REOPEN_S)
                 await self._reopen()
-
