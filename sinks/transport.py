@@ -232,7 +232,8 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, allowed: Allowed, resolver: AbstractResolver, idle_max: int) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S, dns_cache_max_size=NAMES_MAX, resolver=resolver)
-        self._factory = functools.partial[ResponseHandler](_Protocol, loop=self._loop)
+        make: Callable[..., ResponseHandler] = _Protocol
+        self._factory = functools.partial(make, loop=self._loop)
         self._allowed = allowed
         self._idle_max = idle_max
 

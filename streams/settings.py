@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sinks.addresses import parse_allowed
 from streams.errors import ConfigurationError
 
 PREFIX = "LOYALTY_"
@@ -63,6 +64,12 @@ class Settings:
 
     audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and the notices of destinations; 0: for ever. The sink sets it at its start.")
     attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
+
+    delivery_allowed_addresses: str = _setting(
+        "",
+        "Networks, addresses and exact host names, comma-separated, that webhooks may be sent to although they are not of the public internet: "
+        "10.0.0.0/8, 127.0.0.1, crm.internal.",
+    )
 
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis or Valkey, redis:// or rediss:// (TLS).")
     redis_password: str = _secret(doc="Redis password, if it is not in the URL.")
@@ -194,6 +201,10 @@ def _problems(settings: Settings) -> list[str]:
             out.append(f"{PREFIX}{name.upper()} must be a port number from 0 to 65535, not {getattr(settings, name)}.")
     if bool(settings.ingress_tls_certificate_file) != bool(settings.ingress_tls_key_file):
         out.append(f"{PREFIX}INGRESS_TLS_CERTIFICATE_FILE and {PREFIX}INGRESS_TLS_KEY_FILE go together: set both or neither.")
+    try:
+        parse_allowed(settings.delivery_allowed_addresses)
+    except ConfigurationError as error:
+        out.extend(error.problems)
     if settings.voucher_key and len(settings.voucher_key) < 16:
         out.append(f"{PREFIX}VOUCHER_KEY must have 16 characters at least.")
     return out
