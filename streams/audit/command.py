@@ -24,6 +24,7 @@ from streams.audit.query import Direction, Filters
 from streams.audit.verification import Anchors, Chain, Verifier
 from streams.codec import open_codec
 from streams.errors import ConfigurationError, LoyaltyError
+from streams.history import instant_ms
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class _Instant(click.ParamType):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
         try:
-            return query.instant_ms(value)
+            return instant_ms(value)
         except ValueError as error:
             self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
 

@@ -19,8 +19,9 @@ from sinks.clickhouse import TABLES, History
 from streams.audit import history as audit_history
 from streams.audit import query
 from streams.audit.command import audit, time_of
-from streams.audit.query import Cursor, Direction, Filters
+from streams.audit.query import Direction, Filters
 from streams.audit.verification import Chain, Fault, Verifier
+from streams.history import Cursor, instant_ms
 from streams.settings import Settings
 from tests.audit.chains import chain, delivery_audits
 from tests.sinks import examples
@@ -186,14 +187,14 @@ def test_what_is_no_cursor(text: str) -> None:
     [("2026-03-01T12:00:00Z", MOMENT_MS), ("2026-03-01T13:00:00.001+01:00", MOMENT_MS + 1), ("2026-03-01", MOMENT_MS - 12 * 3600_000)],
 )
 def test_times(text: str, at_ms: int) -> None:
-    assert query.instant_ms(text) == at_ms
-    assert query.instant_ms(time_of(at_ms)) == at_ms
+    assert instant_ms(text) == at_ms
+    assert instant_ms(time_of(at_ms)) == at_ms
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01T12:00:00", "1969-12-31", "2101-01-01"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError):
-        query.instant_ms(text)
+        instant_ms(text)
 
 
 # The command line.
