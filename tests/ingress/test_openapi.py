@@ -127,7 +127,7 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize(("path", "media_type", "value"), examples())
+@pytest.mark.parametrize(("path", "media_type", "value"), [one for one in examples() if not one.id.startswith("/v1/destinations")])
 async def test_an_example_is_taken(service: Service, path: str, media_type: str, value: Any) -> None:
     if "{source}" not in path:
         answer = await service.request("POST", path, json=value)
