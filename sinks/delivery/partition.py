@@ -103,10 +103,14 @@ class Partition:
     def open(self) -> int:
         """In the feed's thread: take the partition over from whoever had it, and say where the feed begins. Raises Fenced, KafkaException."""
         journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
-        memory = Memory.of(journal.open())
-        position = memory.position
-        if position is None:
-            position = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()[0]
+        try:
+            memory = Memory.of(journal.open())
+            position = memory.position
+            if position is None:
+                position = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()[0]
+        except BaseException:
+            journal.close()
+            raise
         self._hub.loop.call_soon_threadsafe(self._begin, journal, memory, position)
         return position
 

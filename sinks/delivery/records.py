@@ -1,7 +1,5 @@
 """One record of the log on its way out, in the form that every part of the delivery works with."""
 
-from typing import Protocol
-
 from schemas.records import DeliveryNotice, LoyaltyEvent
 
 Payload = LoyaltyEvent | DeliveryNotice
@@ -57,13 +55,3 @@ class Undecodable:
         self.timestamp_ms = timestamp_ms
         self.reason = reason
         self.detail = detail
-
-
-class Write(Protocol):
-    """One record that a journal's transaction writes."""
-
-    topic: str
-    partition: int
-    key: bytes
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
