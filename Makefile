@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENVIRONMENT_EXTRAS := embedded,registry,test
 
-.PHONY: demo test test-registry chaos simulate bench lint up clean generate
+.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries lint up clean generate
 
 $(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -31,6 +31,9 @@ CHAOS_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(EVENTS),--events $(EVENTS)) $(i
 chaos: $(VENV)/ready         ## a storm of kill -9, pauses and restarts over the real pipeline, then everything is recounted; some ten minutes
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS) $(ARGS)
 
+chaos-deliveries: $(VENV)/ready ## a storm of kill -9, pauses and failing receivers over webhooks, then every request is recounted; a quarter of an hour
+	$(BIN)/python -m tests.chaos.deliveries $(if $(SEED),--seed $(SEED)) $(if $(EVENTS),--events $(EVENTS)) $(if $(KILLS),--kills $(KILLS)) $(ARGS)
+
 # SEED, STEPS, SEEDS and MINUTES: a failure prints the line that replays it. MINUTES goes on with seed after seed.
 SIMULATE_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
@@ -39,6 +42,9 @@ simulate: $(VENV)/ready      ## the pipeline in one process, months in seconds: 
 
 bench: $(VENV)/ready         ## the engine beside its peers and beside bare loops; takes half an hour and wants a quiet machine
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-deliveries: $(VENV)/ready ## what webhooks can do beside a bare loop, and beside destinations that never answer; ARGS="--quick" is short
+	$(BIN)/python -m tests.bench.deliveries $(ARGS)
 
 lint: $(VENV)/ready          ## style and types
 	$(BIN)/flake8 streams schemas sinks infra tests

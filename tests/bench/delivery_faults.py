@@ -15,7 +15,7 @@ HOT = "hot"
 
 
 def spread(rig: DeliveryRig, *, events: int) -> dict[str, Any]:
-    """The first attempt of every event fails, each of a member of its own; no breaker, so that all of them do. How the second attempts come."""
+    """The first attempt of every event fails, each of a member of its own; there is no breaker. How the second attempts come."""
     with rig.place(1, members=events, options='breaker = "OFF"\nconcurrency_max = 1000') as place:
         place.control(fails_first=True)
         place.fill(events)
@@ -24,8 +24,11 @@ def spread(rig: DeliveryRig, *, events: int) -> dict[str, Any]:
         arrivals = place.arrivals()
     firsts = [one.at_ns for one in figures.first_attempts(arrivals).values()]
     seconds = figures.repeats(arrivals)
-    return {"events": events, "attempts": len(arrivals), "first_wave_s": (max(firsts) - min(firsts)) / 1e9, "first_largest_share": figures.largest_share(firsts),
-            "second_wave_s": (max(seconds) - min(seconds)) / 1e9, "second_largest_share": figures.largest_share(seconds)}  # fmt: skip
+    return {
+        "events": events, "attempts": len(arrivals),
+        "first_wave_s": (max(firsts) - min(firsts)) / 1e9, "first_largest_share": figures.largest_share(firsts),
+        "second_wave_s": (max(seconds) - min(seconds)) / 1e9, "second_largest_share": figures.largest_share(seconds),
+    }  # fmt: skip
 
 
 def breaker(rig: DeliveryRig, *, per_second: float, before_s: float, down_s: float, after_s: float) -> dict[str, Any]:

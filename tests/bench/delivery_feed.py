@@ -1,6 +1,7 @@
 """Events of many programmes and members, straight into the log: as a backlog, or at a fixed rate from a process of its own, whatever comes back."""
 
 import multiprocessing
+import multiprocessing.synchronize
 import time
 from array import array
 from collections.abc import Iterator
@@ -81,11 +82,11 @@ class Feed:
     count: int
     started_ns: int
 
-    def wait(self) -> array[int]:
+    def wait(self) -> "array[int]":
         """The monotonic nanosecond at which each event was handed to the producer, in order. Latencies from there include the append itself."""
         self.process.join()
         assert self.process.exitcode == 0, "the feeder has failed"
-        sent: array[int] = array("q")
+        sent: "array[int]" = array("q")
         with self.log_file.open("rb") as file:
             sent.fromfile(file, self.count)
         return sent
@@ -102,7 +103,7 @@ def start(settings: Settings, mix: Mix, *, per_second: float, duration_s: float,
     return Feed(process, log_file, first, count, time.monotonic_ns())
 
 
-def _run(settings: Settings, mix: Mix, per_second: float, first: int, count: int, log_file: Path, is_ready: "multiprocessing.synchronize.Event") -> None:
+def _run(settings: Settings, mix: Mix, per_second: float, first: int, count: int, log_file: Path, is_ready: multiprocessing.synchronize.Event) -> None:
     # Encoded beforehand: what the feeder spends while it feeds, the others do not have.
     records = list(mix.encoded(Codec(LocalRegistry()), first, count))
     producer = kafka.producer(settings, linger_ms=1, message_timeout_ms=FLUSH_S * 1000, reconnect_backoff_max_ms=500)

@@ -10,6 +10,7 @@ from infra import ports
 from sinks import payloads
 from streams import topics
 from tests.bench import delivery_figures as figures
+from tests.bench import delivery_records
 from tests.bench.delivery_rig import DeliveryRig, Place, path
 from tests.bench.rig import Others, rate
 from tests.sinks.examples import SECRET
@@ -37,7 +38,8 @@ def throughput(rig: DeliveryRig, *, destinations: int, sinks: int, events: int, 
         found = {
             "destinations": destinations, "sinks": sinks, "events": events, "deliveries_s": _rate(arrivals),
             "repeated": len(arrivals) - events, "cpu_us": usage.cpu_s / events * 1e6, "rss_mib": usage.rss_mib,
-            "audited": place.count_records(topics.DELIVERY_AUDIT), "attempts": place.count_records(topics.DELIVERY_ATTEMPTS),
+            "audited": delivery_records.count(place.settings, topics.DELIVERY_AUDIT),
+            "attempts": delivery_records.count(place.settings, topics.DELIVERY_ATTEMPTS),
         }  # fmt: skip
         bare = _bare(place, events)
     return found | {"bare_s": bare["deliveries_s"], "bare_cpu_us": bare["cpu_us"], "ratio": found["deliveries_s"] / bare["deliveries_s"],

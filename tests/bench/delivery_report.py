@@ -65,7 +65,8 @@ def _throughput(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
         found.append(Bar("B3", what, f">= {2_000 * one['sinks']:,}/s", f"{one['deliveries_s']:,.0f}/s, {one['cpu_us']:.0f} us CPU each",
                          one["deliveries_s"] >= 2_000 * one["sinks"]))  # fmt: skip
         found.append(Bar("B3", f"{what}, beside the bare loop", ">= 60 %" if one["sinks"] == 1 else "said",
-                         f"{one['ratio']:.0%} of {one['bare_s']:,.0f}/s ({one['bare_cpu_us']:.0f} us CPU each)", one["sinks"] > 1 or one["ratio"] >= 0.6))  # fmt: skip
+                         f"{one['ratio']:.0%} of {one['bare_s']:,.0f}/s ({one['bare_cpu_us']:.0f} us CPU each)",
+                         one["sinks"] > 1 or one["ratio"] >= 0.6))  # fmt: skip
         found.append(Bar("B6", f"{what}: audited once", f"{one['events']:,}", f"{one['audited']:,}, {one['repeated']:,} repeated",
                          one["audited"] == one["events"] and not one["repeated"]))  # fmt: skip
     return found

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from cryptography.fernet import Fernet
 
 from infra import ports
 from infra.kafka_server import KafkaServer
 from infra.stack import PipelineService, Process
-from streams import kafka, topics
+from streams import kafka
 from streams.settings import Settings
 from tests.bench import delivery_feed, delivery_receiver
 from tests.bench.delivery_feed import Feed, Mix
@@ -141,24 +141,6 @@ class Place:
         times = [process.cpu_times() for process in processes]
         return Usage(sum(t.user + t.system for t in times), sum(process.memory_info().rss for process in processes) / 2**20)
 
-    def count_records(self, topic: topics.Topic) -> int:
-        """Committed records of a topic, counted by reading it."""
-        consumer = Consumer(kafka.client_config(self.settings) | {
-            "group.id": "counter", "enable.auto.commit": False, "isolation.level": "read_committed", "enable.partition.eof": True,
-        })  # fmt: skip
-        name, count, ended = topic.name(self.settings.topic_prefix), 0, 0
-        consumer.assign([TopicPartition(name, partition, 0) for partition in range(self.settings.kafka_partitions)])
-        try:
-            while ended < self.settings.kafka_partitions:
-                for message in consumer.consume(10_000, 1.0):
-                    if message.error() is None:
-                        count += 1
-                    else:
-                        ended += 1
-        finally:
-            consumer.close()
-        return count
-
 
 def configuration(destinations: int, port: int, options: str = "") -> str:
     """The file with one programme for each destination."""
@@ -214,7 +196,7 @@ class DeliveryRig:
 
     def _drop(self, prefix: str) -> None:
         """The broker's disk is bounded, and what nobody reads any more costs it open files."""
-        admin = kafka.AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
         names: Sequence[str] = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(f"{prefix}.")]
         for future in admin.delete_topics(list(names)).values():
             future.result()
