@@ -9,12 +9,12 @@ To add a version: its two functions, and a line in VERSIONS.
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from schemas.records import DeliveryNotice, LoyaltyEvent, LoyaltyEventKind, NoticeKind
+from schemas.records import AccountSnapshot, Cause, DeliveryNotice, LotPart, LoyaltyEvent, LoyaltyEventKind, NoticeKind
 
 Data = dict[str, Any]
 
@@ -176,15 +176,16 @@ VERSIONS: dict[str, tuple[Callable[[LoyaltyEvent], Data], Callable[[DeliveryNoti
 # Fields by their names in a body.
 
 
-@cache
-def _attributes(record_type: type) -> dict[str, str]:
-    """Name in a body -> name of the record's field."""
-    return {field.name.removesuffix("_ms"): field.name for field in fields(record_type)}
+_ATTRIBUTES: dict[type, dict[str, str]] = {
+    record_type: {field.name.removesuffix("_ms"): field.name for field in fields(record_type)}
+    for record_type in (LoyaltyEvent, AccountSnapshot, Cause, LotPart, DeliveryNotice)
+}
+"""Record -> name in a body -> name of the record's field."""
 
 
 def _inner(record: Any, name: str) -> Any:
     """A field's value, a time as its text; None if there is none."""
-    attribute = _attributes(type(record)).get(name) if hasattr(record, "__dataclass_fields__") else None
+    attribute = _ATTRIBUTES.get(type(record), {}).get(name)
     if attribute is None:
         return None
     value = getattr(record, attribute)

@@ -243,7 +243,7 @@ def test_any_header_raises_its_own_error_or_none(message_id: str, stamp: str, en
         Verifier(KEYS).verify(received, body, now_s=NOW_S)
 
 
-@given(message_id=st.text(min_size=1, max_size=40).filter(lambda text: "." not in text), body=st.binary(max_size=200), at=st.integers(-300, 300))
+@given(message_id=st.text(st.characters(exclude_characters="."), min_size=1, max_size=40), body=st.binary(max_size=200), at=st.integers(-300, 300))
 def test_what_is_signed_is_genuine(message_id: str, body: bytes, at: int) -> None:
     sent = Signer(BOTH).headers(message_id, NOW_S + at, body)
     for keys in ([KEYS[0]], [KEYS[1]]):
