@@ -184,7 +184,7 @@ class Journal:
         self._step(producer.begin_transaction, deadline_s)
         for write in writes:
             self._produce(producer, write, refused, deadline_s)
-        while not refused and producer.flush(STEP_S):
+        while not refused and _flush(producer):
             self._check_time(deadline_s)
         for error, topic_name in refused:
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -302,6 +302,16 @@ class Journal:
         finally:
             consumer.close()
         return [self._codec.decode(value, DeliveryProgress) for value in newest.values()]
+
+
+def _flush(producer: Producer) -> int:
+    """Records that the broker has not answered for yet, after STEP_S at most. Raises KafkaException."""
+    try:
+        return producer.flush(STEP_S)
+    except SystemError as error:  # What the client makes of a fatal error that it has to raise when a callback runs as well.
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from None
+        raise
 
 
 def _place_of(write: Write) -> tuple[str, int | bytes]:
