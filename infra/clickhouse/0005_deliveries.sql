@@ -36,8 +36,8 @@ CREATE TABLE IF NOT EXISTS delivery_attempts (
 ) ENGINE = ReplacingMergeTree(mirrored_at)
 -- A day is dropped whole when its time is over, which costs nothing. It is by the sink's clock, and the topic has few days.
 PARTITION BY toDate(started_at)
--- What failed is apart from what was delivered: the newest failures of a destination are read from where they lie together.
-ORDER BY (destination, verdict = 'DELIVERED', started_at, source_partition, source_offset)
+-- What failed lies apart from what was delivered: the newest failures of a destination are read from the end of where they are.
+ORDER BY (destination, verdict, started_at, source_partition, source_offset)
 SETTINGS ttl_only_drop_parts = 1;
 
 CREATE TABLE IF NOT EXISTS delivery_notices (

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.records import AttemptVerdict
 from streams.history import TIME_MS_MAX, Conditions, Cursor, Query, in_milliseconds
 
 FAILED = "FAILED"
 VERDICTS = ("DELIVERED", "RETRY", "GIVEN_UP", FAILED)
-"""FAILED: all but DELIVERED."""
+"""What may be asked for. FAILED: all but DELIVERED."""
 CLASSES = ("2xx", "3xx", "4xx", "5xx", "failure")
 """Of outcomes; failure: there was no HTTP status."""
 OUTCOME = re.compile(r"[1-5]xx|failure|[1-9][0-9]{2}|[A-Z][A-Z_]{0,63}", re.ASCII)
@@ -71,12 +72,12 @@ class DeadLetters:
 def attempts(asked: Attempts, limit: int, after: Cursor | None = None) -> Query:
     """The newest `limit` attempts that fit, as LISTED and their place; after a page's last one, those that follow.
 
-    The table keeps what was delivered apart from what failed, and each is read from its newest end: so a list costs as much as it shows.
+    The table keeps verdicts apart, and each is read from its newest end: so a destination's list costs as much as it shows.
     """
     conditions = Conditions()
     conditions.equal({
         "destination": asked.destination, "program_id": asked.program, "member_id": asked.member, "kind": asked.kind,
-        "verdict": None if asked.verdict == FAILED else asked.verdict, "correlation_id": asked.correlation,
+        "correlation_id": asked.correlation,
     })  # fmt: skip
     conditions.among("program_id", asked.programs)
     if asked.event is not None:
@@ -87,24 +88,19 @@ def attempts(asked: Attempts, limit: int, after: Cursor | None = None) -> Query:
     conditions.between("started_at", asked.since_ms, asked.until_ms)
     conditions.after("started_at", after)
     newest = "ORDER BY started_at DESC, source_partition DESC, source_offset DESC"
-    halves = [
+    verdicts = _FAILURES if asked.verdict == FAILED else [asked.verdict] if asked.verdict else [*_FAILURES, "DELIVERED"]
+    parts = [
         f"SELECT {', '.join((*(name.removesuffix('_ms') for name in LISTED), *_PLACE))} FROM delivery_attempts"
-        f" WHERE {' AND '.join((f'({_IS_DELIVERED}) = {half}', *conditions.texts))}"
+        f" WHERE verdict = '{verdict}'{''.join(f' AND {text}' for text in conditions.texts)}"
         # Instead of FINAL, which would read all that fits: a row that is there twice has its place twice.
         f" {newest} LIMIT 1 BY source_partition, source_offset LIMIT {{limit:UInt32}}"
-        for half in _halves(asked.verdict)
+        for verdict in verdicts
     ]
-    sql = f"SELECT {in_milliseconds((*LISTED, *_PLACE))} FROM ({' UNION ALL '.join(halves)}) {newest} LIMIT {{limit:UInt32}}"
+    sql = f"SELECT {in_milliseconds((*LISTED, *_PLACE))} FROM ({' UNION ALL '.join(parts)}) {newest} LIMIT {{limit:UInt32}}"
     return Query(sql, conditions.values | {"limit": str(limit)})
 
 
-_IS_DELIVERED = "verdict = 'DELIVERED'"  # As the table's order has it.
-
-
-def _halves(verdict: str | None) -> Sequence[int]:
-    if verdict is None:
-        return (0, 1)
-    return (1,) if verdict == "DELIVERED" else (0,)
+_FAILURES = [verdict.value for verdict in AttemptVerdict if verdict is not AttemptVerdict.DELIVERED]
 
 
 def _add_outcome(outcome: str, conditions: Conditions) -> None:
@@ -126,7 +122,8 @@ def attempt(attempt_id: str, programs: frozenset[str]) -> Query:
     conditions = Conditions()
     conditions.equal({"destination": destination, "attempt_id": attempt_id})
     conditions.among("program_id", programs)
-    conditions.texts += [f"({_IS_DELIVERED}) IN (0, 1)", "started_at = fromUnixTimestamp64Milli({started_at:Int64}, 'UTC')"]
+    conditions.among("verdict", frozenset(AttemptVerdict))  # All, so that the table's order leads to it.
+    conditions.texts.append("started_at = fromUnixTimestamp64Milli({started_at:Int64}, 'UTC')")
     sql = f"SELECT {in_milliseconds(WHOLE)} FROM delivery_attempts{conditions.where} ORDER BY source_offset DESC LIMIT 1"
     return Query(sql, conditions.values | {"started_at": started_at_ms})
 

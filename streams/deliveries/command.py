@@ -1,0 +1,215 @@
+"""`loyalty deliveries`: attempts to deliver, one of them whole, what was given up, and another try for that. Asked of the ingress."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streams.api import Api, Fields
+from streams.deliveries.query import VERDICTS
+from streams.errors import ConfigurationError, LoyaltyError
+from streams.history import instant_ms
+from streams.member_view import EXIT_CONFIGURATION, TOKEN_VARIABLE
+from streams.settings import PREFIX
+
+LIMIT = 50
+FAILED_STYLE, DELIVERED_STYLE = "red", "green"
+
+
+class _Time(click.ParamType):
+    name = "time"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        try:
+            instant_ms(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
+        return str(value)
+
+
+PROGRAM = click.option("--program", "-p", help="Programme.")
+MEMBER = click.option("--member", "-m", help="Member's number.")
+MAXIMUM = click.option("--limit", type=click.IntRange(1, 1_000_000), default=LIMIT, show_default=True, help="Rows at most, the newest first.")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON: one object a row.")
+URL = click.option("--url", help=f"The ingress.  [default: {PREFIX}INGRESS_HOST and {PREFIX}INGRESS_PORT]")
+
+
+def _token(scope: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option("--token", help=f"API token with the scope {scope}.  [default: {TOKEN_VARIABLE}]")
+
+
+def _since_until(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option("--until", type=_Time(), help=f"{what} before this time.")(command)
+        return click.option("--since", type=_Time(), help=f"{what} at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")(command)
+
+    return add
+
+
+@click.group()
+def deliveries() -> None:
+    """Show what became of deliveries, attempt by attempt; and try again what was given up."""
+
+
+@deliveries.command("list")
+@click.option("--destination", "-d", help="Name of the destination.")
+@PROGRAM
+@MEMBER
+@click.option("--event", help="Id of an event, delivered alone or in a batch.")
+@click.option("--kind", help="Kind of the event; BATCH.")
+@click.option("--outcome", help="A status; 2xx, 3xx, 4xx, 5xx; failure, or one of those by name: TIMEOUT, DNS ...")
+@click.option("--verdict", type=click.Choice(VERDICTS, case_sensitive=False), help="What followed; FAILED: anything but DELIVERED.")
+@click.option("--correlation", help="Correlation id of the request that caused the event.")
+@_since_until("Begun")
+@MAXIMUM
+@JSON
+@URL
+@_token("destinations:read")
+def list_attempts(limit: int, as_json: bool, url: str | None, token: str | None, **query: str | None) -> None:
+    """List attempts, the newest first; those that failed are red."""
+    with _failures_told("list"):
+        rows = list(Api(url, token).pages("/v1/deliveries", "attempts", query, limit))
+    _print(rows, as_json, ("started", "to", "what", "member", "attempt>", "outcome", "took>", "next", "attempt id"), _of_attempt)
+
+
+@deliveries.command()
+@click.argument("attempt_id")
+@JSON
+@URL
+@_token("destinations:read")
+def show(attempt_id: str, as_json: bool, url: str | None, token: str | None) -> None:
+    """Show one attempt, ATTEMPT_ID, with headers and bodies of request and answer."""
+    with _failures_told("show"):
+        found = Api(url, token).ask("GET", f"/v1/deliveries/{quote(attempt_id, safe='')}")
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    console = Console()
+    for line in _whole(found):
+        console.print(line, soft_wrap=True)
+
+
+@deliveries.command("dead-letters")
+@click.argument("destination")
+@PROGRAM
+@MEMBER
+@click.option("--reason", help="Why it was given up.")
+@_since_until("Given up")
+@MAXIMUM
+@JSON
+@URL
+@_token("destinations:read")
+def dead_letters(destination: str, limit: int, as_json: bool, url: str | None, token: str | None, **query: str | None) -> None:
+    """List what was given up for DESTINATION and not delivered since."""
+    with _failures_told("dead-letters"):
+        rows = list(Api(url, token).pages(_path(destination), "dead_letters", query, limit))
+    _print(rows, as_json, ("ended", "what", "member", "result", "attempts>", "event"), _of_dead_letter)
+
+
+@deliveries.command()
+@click.argument("destination")
+@click.argument("event_ids", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All dead letters, or those of a time or a reason, instead of some by their ids.")
+@click.option("--reason", help="With --all: only what was given up for this reason.")
+@_since_until("With --all: given up")
+@JSON
+@URL
+@_token("destinations:write")
+def redrive(
+    destination: str, event_ids: Sequence[str], is_all: bool, as_json: bool, url: str | None, token: str | None, **query: str | None
+) -> None:  # fmt: skip
+    """Try again to deliver to DESTINATION what was given up: EVENT_IDS, or --all. Makes a replay."""
+    given = {name: value for name, value in query.items() if value is not None}
+    if is_all == bool(event_ids) or (event_ids and given):
+        raise click.UsageError("either ids of events, or --all, which alone takes --since, --until and --reason")
+    with _failures_told("redrive"):
+        job = Api(url, token).ask("POST", f"{_path(destination)}/redrive", body={"all": True, **given} if is_all else {"event_ids": list(event_ids)})
+    if as_json:
+        click.echo(json.dumps(job))
+    else:
+        click.echo(f"Replay {job['job_id']} tries again {job['dead_letters']:,} dead letters of {destination}.")
+
+
+def _path(destination: str) -> str:
+    return f"/v1/destinations/{quote(destination, safe='')}/dead-letters"
+
+
+@contextmanager
+def _failures_told(command: str) -> Iterator[None]:
+    """Exit code 2 for a configuration that must be mended, 1 for any other failure; standard error says what it is."""
+    try:
+        yield
+    except LoyaltyError as error:
+        for line in str(error).splitlines():
+            click.echo(f"loyalty deliveries {command}: {line}", err=True)
+        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1)
+
+
+def _print(rows: Sequence[Fields], as_json: bool, columns: Sequence[str], cells: Callable[[Fields], tuple[Sequence[str], str]]) -> None:
+    """JSON lines, or a table. `cells` gives a row's texts and its style; a column whose name ends with '>' is aligned to the right."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        texts, style = cells(row)
+        table.add_row(*(Text(_clean(text)) for text in texts), style=style)
+    Console().print(table if rows else Text("Nothing fits.", "dim"))
+
+
+def _of_attempt(row: Fields) -> tuple[Sequence[str], str]:
+    member = f"{row['program_id']}/{row['member_id']}" if row["member_id"] else f"{len(row['event_ids'])} events"
+    outcome = f"{row['outcome']} {row['verdict']}"
+    cells = (
+        _time(row["started_at"]), row["channel"], row["kind"], member, str(row["attempt"]), outcome, f"{row['duration_us'] / 1000:,.1f} ms",
+        _time(row["next_attempt_at"]), row["attempt_id"],
+    )  # fmt: skip
+    return cells, _style(row)
+
+
+def _of_dead_letter(row: Fields) -> tuple[Sequence[str], str]:
+    result = " ".join(filter(None, (row["result"], row["reason"], None if row["status"] is None else str(row["status"]))))
+    return (_time(row["ended_at"]), row["kind"], f"{row['program_id']}/{row['member_id']}", result, str(row["attempts"]), row["event_id"]), FAILED_STYLE
+
+
+def _whole(found: Fields) -> Iterator[Text]:
+    """An attempt, line by line."""
+    yield Text(_clean(f"{found['outcome']} {found['verdict']}"), f"bold {_style(found)}").append(
+        f", attempt {found['attempt']} of {_clean(found['channel'])}, {_time(found['started_at'])}, {found['duration_us'] / 1000:,.1f} ms", "not bold default"
+    )
+    if found["detail"]:
+        yield Text(_clean(found["detail"]), FAILED_STYLE)
+    if found["next_attempt_at"]:
+        yield Text(f"tried again at {_time(found['next_attempt_at'])}")
+    about = f" of {found['program_id']}/{found['member_id']}" if found["member_id"] else ""
+    yield Text(_clean(f"{found['kind']}{about}: {', '.join(found['event_ids'])}"), "dim")
+    yield Text(_clean(f"appended to the log {_time(found['appended_at'])}; correlation id {found['correlation_id'] or 'none'}"), "dim")
+    peer = f" ({found['peer_address']})" if found["peer_address"] else ""
+    for title, name in ((f"POST {found['url']}{peer}", "request"), ("answer", "response")):
+        yield Text(f"\n{_clean(title)}", "bold")
+        yield from (Text.assemble((f"{_clean(key)}: ", "cyan"), _clean(value)) for key, value in found[f"{name}_headers"].items())
+        yield from (Text(_clean(line)) for line in ("", *found[f"{name}_body"].splitlines()))
+
+
+def _style(row: Fields) -> str:
+    return DELIVERED_STYLE if row["verdict"] == "DELIVERED" else FAILED_STYLE
+
+
+def _time(text: str | None) -> str:
+    """2026-11-25 12:05:42.310, UTC."""
+    return text.replace("T", " ").removesuffix("Z") if text else ""
+
+
+def _clean(text: str) -> str:
+    """Texts come from other systems, and a terminal obeys control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
