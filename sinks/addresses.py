@@ -48,7 +48,8 @@ BLOCKED_IPV6 = tuple(IPv6Network(text) for text in (
 NAT64 = IPv6Network("64:ff9b::/96")  # How IPv4 is reached from networks that have IPv6 alone.
 ISATAP_INTERFACES = (0x0000_5EFE, 0x0200_5EFE)  # Bits 32 to 63 from the right; the IPv4 address follows.
 
-HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?![0-9]+\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{LABEL}\.)*(?![0-9]+\Z){LABEL}")
 
 IPAddress = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]

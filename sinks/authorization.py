@@ -19,6 +19,7 @@ from streams.destinations.model import Bearer, ClientCredentials
 
 FETCH_TIMEOUT_S = 10.0  # For the whole exchange with the token endpoint.
 LIFE_UNKNOWN_S = 300.0  # Of a token whose answer does not say, or not as a number above zero.
+LIFE_MIN_S = 10.0  # What claims to live shorter is used for this long: else every attempt would fetch its own.
 LIFE_MAX_S = 24 * 3600.0
 MARGIN_S = 30.0  # A token is not used in the last seconds of its life: this many, or a tenth of it if that is less.
 FRESH_S = 60.0  # A token this young that gets a 401 is not the reason.
@@ -107,7 +108,10 @@ class Authorizer:
         try:
             answer = await self._ask(client)
             wish_s = retry_after_s(answer.headers.get("retry-after", ""), time.time()) or 0.0
-            self._token = _token(answer, began_s)
+            token = _token(answer, began_s)
+            if self._clock() >= token.end_s:
+                raise AuthorizationError("token endpoint: its answers take longer than its tokens live")
+            self._token = token
             self._error, self._failures = "", 0
         except AuthorizationError as error:
             self._error = str(error)
@@ -165,7 +169,7 @@ def _life_s(value: object) -> float:
         seconds = float(value) if isinstance(value, int | float | str) else 0.0
     except (ValueError, OverflowError):
         seconds = 0.0
-    return min(seconds, LIFE_MAX_S) if seconds > 0 else LIFE_UNKNOWN_S
+    return min(max(seconds, LIFE_MIN_S), LIFE_MAX_S) if seconds > 0 else LIFE_UNKNOWN_S
 
 
 def _error_code(answer: Answer) -> str:

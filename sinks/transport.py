@@ -11,10 +11,11 @@ are those that are connected to: a name is not looked up again in between.
 import asyncio
 import functools
 import heapq
+import re
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -218,9 +219,9 @@ class _Response(aiohttp.ClientResponse):
 
     peer_address: str | None = None
 
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+    def start(self, connection: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
         self.peer_address = connection.protocol.peer_address  # Before the answer is read: with its end the connection goes back to the pool.
-        return await super().start(connection)
+        return super().start(connection)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -313,6 +314,6 @@ def _failure(error: Exception, timeout_s: float) -> tuple[Failure, str]:
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionError():
             return Failure.RESET, f"{type(error).__name__}: the connection ended before the answer did"
         case aiohttp.ClientResponseError():
-            return Failure.PROTOCOL, f"not HTTP: {error.message}"
+            return Failure.PROTOCOL, "not HTTP: " + re.split(r"[:'\"\n]", error.message)[0]  # What follows is the peer's.
         case _:
             return Failure.PROTOCOL, f"{type(error).__name__}: the URL, a header or the answer is not HTTP"
