@@ -167,7 +167,7 @@ def _token(answer: Answer, asked_s: float) -> _Token:
 def _life_s(value: object) -> float:
     try:
         seconds = float(value) if isinstance(value, int | float | str) else 0.0
-    except (ValueError, OverflowError):
+    except ValueError:
         seconds = 0.0
     return min(max(seconds, LIFE_MIN_S), LIFE_MAX_S) if seconds > 0 else LIFE_UNKNOWN_S
 
