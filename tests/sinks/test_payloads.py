@@ -161,10 +161,12 @@ def test_the_body_of_a_trial_is_about_no_member() -> None:
 
 @pytest.mark.parametrize(("path", "text"), [
     ("account.tier", "GOLD"), ("account.status", "ACTIVE"), ("account.available_points", "300"), ("points_delta", "-250"), ("movement", "HOLD"),
-    ("kind", "BALANCE_CHANGED"), ("cause.source_system", "pms"), ("occurred_at", "2026-03-01T12:00:00.003Z"), ("expires_at", "2026-03-13T01:46:40.000Z"),
+    ("kind", "BALANCE_CHANGED"), ("cause.source_system", "pms"),
+    ("occurred_at", "2026-03-01T12:00:00.003Z"), ("expires_at", "2026-03-13T01:46:40.000Z"),
     ("account.tier_valid_until", "2026-06-25T05:46:40.000Z"), ("shortfall_points", "50"),
     ("lots.lot_id", ["t-1", "t-2"]), ("lots.points", ["200", "50"]), ("lots.expires_at", ["2026-06-25T05:46:40.000Z"]), ("changed_attributes", []),
-    ("offer_id", None), ("account", None), ("lots", []), ("lots.nothing", []), ("nothing", None), ("account.nothing", None), ("account.tier.more", None),
+    ("offer_id", None), ("account", None), ("lots", []), ("lots.nothing", []), ("nothing", None), ("account.nothing", None),
+    ("account.tier.more", None),
     ("occurred_at_ms", None), ("to_avro", None), ("SCHEMA", None), ("__class__", None), ("account.__doc__", None), ("", None), (".", None),
 ], ids=str)  # fmt: skip
 def test_the_text_of_a_field(path: str, text: str | list[str] | None) -> None:
