@@ -11,6 +11,7 @@ import pytest
 
 from schemas.records import AccountSnapshot, Cause, DeliveryNotice, LotPart, LoyaltyEvent, LoyaltyEventKind, NoticeKind
 from sinks import payloads
+from streams.destinations.document import PAYLOAD_VERSIONS
 from tests.sinks.examples import EVERY_KIND, MOMENT_MS, event
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -134,6 +135,10 @@ def test_what_no_body_can_hold(change: dict[str, Any]) -> None:
 ])  # fmt: skip
 def test_times_are_iso_8601_in_utc(moment_ms: int, text: str) -> None:
     assert payloads.iso(moment_ms) == text
+
+
+def test_a_destination_may_name_the_versions_that_there_are() -> None:
+    assert tuple(payloads.VERSIONS) == PAYLOAD_VERSIONS
 
 
 # Batches, and what an operator sends.
