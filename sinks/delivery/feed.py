@@ -9,14 +9,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
-from sinks.delivery.journal import Doubtful, Fenced
 from sinks.delivery.records import Outgoing, Undecodable
 from streams import kafka, metrics
 from streams.errors import ContractError, LoyaltyError
@@ -49,13 +48,13 @@ class Handlers:
     """What is done with partitions and records. Only `assign` may raise."""
 
     assign: Callable[[str, int], int]
-    """In a thread, blocking: open the partition; the offset at which to begin. Raises Fenced, Doubtful, KafkaException, LoyaltyError: it is tried again."""
+    """In a thread, blocking: open the partition; the offset at which to begin. What it raises is logged, and it is tried again."""
     received: Callable[[str, int, list[Outgoing], list[Undecodable], int], None]
     """In the event loop: records, what cannot be decoded, and the offset at which the feed goes on."""
     revoke: Callable[[Iterable[Place]], None]
     """In the feed's thread, blocking: another process gets these after it returns."""
     lost: Callable[[Iterable[Place]], None]
-    """In the feed's thread, blocking: another process has these already."""
+    """In one of the feed's threads, blocking: another process has these already, perhaps since before `assign` returned."""
 
 
 class Feed:
@@ -75,10 +74,14 @@ class Feed:
         self._stopping = threading.Event()
         self._positions: dict[Place, int] = {}
         """Of partitions that are open."""
+        self._assigned: set[Place] | None = None
+        """Also those that are not open yet. None: the group has not said."""
         self._generations: dict[Place, int] = {}
+        self._openings: dict[Place, Future[None]] = {}
+        """The last one of each, so that no partition is opened twice at a time."""
         self._opened: list[tuple[Place, int, int]] = []
         """Place, generation, offset: found by an opening thread, not read from yet."""
-        self._lock = threading.Lock()  # Guards the two above.
+        self._lock = threading.Lock()  # Guards the three above.
         self._handed_over = 0
         self._received = 0
         self._reachable = True
@@ -99,8 +102,10 @@ class Feed:
         """Why nothing is read at present; empty if all is well."""
         if not self._reachable:
             return f"{SINK}: no Kafka broker answers at {self._settings.kafka_bootstrap_servers}"
-        if not self._positions:
+        if self._assigned is None:
             return f"{SINK}: waits for its partitions of {', '.join(self._topics)}"
+        if left := len(self._assigned - self._positions.keys()):
+            return f"{SINK}: opens {left} of its partitions of {', '.join(self._topics)}"
         if self._closed.done() or not self._thread.is_alive():
             return f"{SINK}: does not poll any more"
         return ""
@@ -132,7 +137,7 @@ class Feed:
                 self._stopping.wait(FULL_WAIT_S)
                 continue
             self._begin_opened(consumer)
-            messages = consumer.consume(POLL_RECORDS_MAX, POLL_S)
+            messages = self._poll(consumer)
             now_s = time.monotonic()
             if messages:
                 self._heard_s = now_s
@@ -146,6 +151,16 @@ class Feed:
             if now_s >= lag_due_s:
                 lag_due_s = now_s + LAG_S
                 self._measure_lag(consumer)
+
+    def _poll(self, consumer: Consumer) -> list[Message]:
+        try:
+            # poll() returns as soon as there is something, consume() only when it has all it was asked for.
+            first = consumer.poll(POLL_S)
+            return [] if first is None else [first, *consumer.consume(POLL_RECORDS_MAX - 1, 0)]
+        except KafkaException as error:
+            self._complain("poll", error)
+            self._stopping.wait(1.0)
+            return []
 
     def _hand_over(self, messages: list[Message]) -> None:
         found: dict[Place, tuple[list[Outgoing], list[Undecodable]]] = {}
@@ -199,34 +214,41 @@ class Feed:
         """They are opened in threads of their own: the group goes on, and what is open already is read meanwhile."""
         consumer.incremental_assign(assigned)
         consumer.pause(assigned)
-        for tp in assigned:
-            place = self._place(tp)
+        places = [self._place(tp) for tp in assigned]
+        self._assigned = (self._assigned or set()) | set(places)
+        # A partition's topics together: one's state is not whole for a reader while another's transaction of a process that was killed is open.
+        for place in sorted(places, key=lambda place: (place[1], place[0])):
             with self._lock:
                 generation = self._generations[place] = self._generations.get(place, 0) + 1
-            self._opening.submit(self._open, place, generation)
+                self._openings[place] = self._opening.submit(self._open, place, generation, self._openings.get(place))
         self._reachable = True
         self._heard_s = time.monotonic()
         log.info("feed.assigned", extra={"partitions": [[tp.topic, tp.partition] for tp in assigned]})
 
-    def _open(self, place: Place, generation: int) -> None:
-        """In a thread: until it is open, or another's."""
-        attempt = 0
-        while not self._stopping.is_set() and self._generations.get(place) == generation:
-            try:
-                offset = self._handlers.assign(*place)
-            except (Fenced, Doubtful, KafkaException, LoyaltyError) as error:
-                attempt += 1
-                if attempt == 1:
-                    log.warning("feed.not_opened", extra={"stream": place[0], "partition": place[1], "error": str(error)})
-                self._stopping.wait(OPEN_AGAIN_S)
-                continue
-            except Exception:
-                log.exception("feed.open_failed", extra={"stream": place[0], "partition": place[1]})
-                self._stopping.wait(OPEN_AGAIN_S)
-                continue
-            with self._lock:
-                self._opened.append((place, generation, offset))
+    def _open(self, place: Place, generation: int, before: "Future[None] | None", is_first: bool = True) -> None:
+        """In a thread, once: it is open then, or another's, or it is tried again when the others have had their turn."""
+        if before is not None:
+            wait((before,))  # It began earlier and is of no use any more.
+        if self._stopping.is_set() or self._generations.get(place) != generation:
             return
+        offset: int | None = None
+        try:
+            offset = self._handlers.assign(*place)
+        except (KafkaException, LoyaltyError) as error:
+            if is_first:
+                log.warning("feed.not_opened", extra={"stream": place[0], "partition": place[1], "error": str(error)})
+        except Exception:
+            log.exception("feed.open_failed", extra={"stream": place[0], "partition": place[1]})
+        if offset is None:
+            self._stopping.wait(OPEN_AGAIN_S)
+        with self._lock:
+            is_ours = self._generations.get(place) == generation
+            if is_ours and offset is not None:
+                self._opened.append((place, generation, offset))
+            elif is_ours and not self._stopping.is_set():
+                self._openings[place] = self._opening.submit(self._open, place, generation, None, False)
+        if not is_ours:  # Whoever was told that it was given up may not have known of it then.
+            self._handlers.lost([place])
 
     def _begin_opened(self, consumer: Consumer) -> None:
         with self._lock:
@@ -259,6 +281,7 @@ class Feed:
             with self._lock:
                 self._generations[place] = self._generations.get(place, 0) + 1
             self._positions.pop(place, None)
+            self._assigned = (self._assigned or set()) - {place}
             try:
                 metrics.SINK_LAG.remove(SINK, tp.topic, str(tp.partition))
             except KeyError:

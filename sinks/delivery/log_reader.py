@@ -19,7 +19,7 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
-from sinks.delivery.records import Outgoing
+from sinks.delivery.records import Outgoing, Payload
 from streams import kafka
 from streams.errors import ContractError
 from streams.settings import Settings
@@ -120,7 +120,8 @@ class LogReader:
             position, end, is_wanted = run[0], run[-1] + 1, _is_at(frozenset(run))
             while (position := max(position, first)) < end:
                 chunk = await self._look(topic, partition, position, end, len(run), is_wanted)
-                found.update((record.offset, record) for record in chunk.records)
+                for record in chunk.records:
+                    found[record.offset] = record
                 position, first = chunk.next_offset, max(first, chunk.first_offset)
         return found
 
@@ -221,7 +222,7 @@ class LogReader:
         for message in messages:
             offset = message.offset()
             try:
-                record = self._codec.decode(message.value(), topic.record)
+                record: Payload = self._codec.decode(message.value(), topic.record)
             except ContractError:
                 continue
             assert offset is not None, "a record has an offset, but the client's types do not say so"
