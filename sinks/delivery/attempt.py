@@ -76,15 +76,15 @@ class Exchange:
         self._signers: dict[tuple[str, ...], signatures.Signer] = {}
         self._authorizer = None if destination.authorization is None else Authorizer(destination.authorization, transport)
 
-    async def send(self, records: list[Outgoing], *, attempt: int, job: str, timeout_s: float) -> Result:
+    async def send(self, records: list[Outgoing], *, is_batch: bool, job: str, timeout_s: float) -> Result:
         """One attempt at one record, or at a batch of them."""
         started_at_s = self._clock()
-        webhook_id = records[0].event_id if len(records) == 1 else batch_id(records)
+        webhook_id = batch_id(records) if is_batch else records[0].event_id
         try:
             bodies = self._bodies(records)
             if len(bodies) < len(records):
                 webhook_id = batch_id(records[: len(bodies)])
-            body = bodies[0] if len(records) == 1 else payloads.render_batch(bodies, webhook_id, records[len(bodies) - 1].timestamp_ms)
+            body = bodies[0] if not is_batch else payloads.render_batch(bodies, webhook_id, records[len(bodies) - 1].timestamp_ms)
             headers = self.signer(started_at_s).headers(webhook_id, int(started_at_s), body)
         except KeyError:
             detail = "this version does not know the event's kind: upgrade the sink and replay the event"
@@ -92,7 +92,7 @@ class Exchange:
         except (ValueError, OverflowError, TypeError) as error:
             return _unsendable("NOT_RENDERABLE", f"{type(error).__name__}: {error}", records[0].event_id, started_at_s)
         headers["content-type"] = "application/json"
-        if len(records) == 1 and CORRELATION_ID.fullmatch(records[0].correlation_id):
+        if not is_batch and CORRELATION_ID.fullmatch(records[0].correlation_id):
             headers["x-correlation-id"] = records[0].correlation_id
         if job:
             headers[REPLAY_HEADER] = job
@@ -152,7 +152,7 @@ class Exchange:
                 return Answer(seconds=time.monotonic() - began_s, failure=Failure.AUTHORIZATION, detail=str(error))
             left_s = max(0.1, timeout_s - (time.monotonic() - began_s))
             answer = await self._transport.request("POST", self._destination.url, headers=headers, body=body, timeout_s=left_s)
-            if answer.status != 401 or is_last or not authorizer.invalidate():
+            if answer.status != 401 or is_last or not authorizer.invalidate(headers["authorization"]):
                 return answer
         raise AssertionError("the loop has returned")
 

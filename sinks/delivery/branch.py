@@ -63,7 +63,7 @@ class Branch:
 
     @property
     def window(self) -> int:
-        return REPLAY_WINDOW if self.channel.is_replay else WINDOW if self.channel.batch_events_max == 1 else self.channel.batch_events_max
+        return REPLAY_WINDOW if self.channel.is_replay else self.channel.batch_events_max if self.channel.is_batch else WINDOW
 
     @property
     def has_room(self) -> bool:
@@ -82,7 +82,7 @@ class Branch:
 
     def take(self, record: Outgoing) -> None:
         """A record that is wanted, in the order of the log."""
-        key = "" if self.channel.batch_events_max > 1 else record.lane
+        key = "" if self.channel.is_batch else record.lane
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(self, key)
@@ -158,8 +158,8 @@ class Branch:
             if given_up is None:
                 next_ms = self._put_off(lane, receipt)
         self.partition.attempted(Attempted(
-            destination=self.channel.destination, channel=self.channel.channel_id, url=self.outlet.destination.url, records=records, result=result,
-            attempt=attempt, is_given_up=given_up is not None, next_attempt_at_ms=next_ms,
+            destination=self.channel.destination, channel=self.channel.channel_id, url=self.outlet.destination.url,
+            is_batch=self.channel.is_batch, records=records, result=result, attempt=attempt, is_given_up=given_up is not None, next_attempt_at_ms=next_ms,
         ))  # fmt: skip
         if receipt.verdict is Verdict.DELIVERED:
             for record in records:

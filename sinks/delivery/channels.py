@@ -38,6 +38,11 @@ class Channel:
         return self.job is not None
 
     @property
+    def is_batch(self) -> bool:
+        """Whether it goes out in batches, of one event at times."""
+        return self.cadence_s is not None
+
+    @property
     def job_id(self) -> str:
         return "" if self.job is None else self.job.job_id
 

@@ -63,6 +63,7 @@ class Attempted:
     destination: str
     channel: str
     url: str
+    is_batch: bool
     records: Sequence[Outgoing]
     result: Result
     attempt: int
@@ -115,7 +116,7 @@ def _audit_of_range(dropped: Dropped) -> DeliveryAudit:
 
 def attempt_of(attempted: Attempted) -> DeliveryAttempt:
     result, first = attempted.result, attempted.records[0]
-    answer, is_batch = result.answer, len(attempted.records) > 1
+    answer, is_batch = result.answer, attempted.is_batch
     return DeliveryAttempt(
         attempt_id=f"{attempted.destination}/{result.webhook_id}/{result.started_at_ms}",
         destination=attempted.destination,

@@ -8,8 +8,8 @@ import logging
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from schemas.codec import Codec
 from schemas.records import DeliveryResult, NoticeKind
@@ -26,7 +26,6 @@ from sinks.delivery.partition import Partition
 from sinks.delivery.records import Outgoing, Undecodable
 from sinks.transport import Transport
 from streams import metrics, topics
-from streams.destinations.control import ControlLog
 from streams.destinations.model import Destination, DestinationState, Job, State
 from streams.errors import LoyaltyError
 from streams.settings import Settings
@@ -49,10 +48,32 @@ SINK = "sink"
 """Who changes a state when it is nobody's decision."""
 
 
+class Control(Protocol):
+    """What is known of destinations: streams/destinations/control.py."""
+
+    @property
+    def destinations(self) -> Mapping[str, Destination]: ...
+
+    @property
+    def states(self) -> Mapping[str, DestinationState]: ...
+
+    @property
+    def jobs(self) -> Mapping[str, Job]: ...
+
+    @property
+    def unreadable(self) -> Collection[str]:
+        """Destinations whose secrets cannot be unsealed here."""
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """`listener` is called in the event loop after every change."""
+
+    async def put_state(self, state: DestinationState, *, changed_by: str) -> object: ...
+
+
 class Hub:
     """`start`, and `stop`. The feed hands it partitions and records."""
 
-    def __init__(self, settings: Settings, codec: Codec, control: ControlLog, log_reader: LogReader, transport: Transport) -> None:
+    def __init__(self, settings: Settings, codec: Codec, control: Control, log_reader: LogReader, transport: Transport) -> None:
         self.settings = settings
         self.codec = codec
         self.log = log_reader

@@ -32,7 +32,7 @@ OVERLOADED = frozenset({"429", "502", "503", "504", "TIMEOUT", "RESET", "CONNECT
 
 
 class Send(Protocol):
-    async def __call__(self, records: list[Outgoing], *, attempt: int, job: str, timeout_s: float) -> Result:
+    async def __call__(self, records: list[Outgoing], *, is_batch: bool, job: str, timeout_s: float) -> Result:
         """One attempt. Must not raise; what it raises all the same counts as a failure."""
 
 
@@ -331,7 +331,7 @@ class Outlet:
         timeout_s = self.breaker.probe_timeout_s(self.destination.timeout_s) if is_probe else self.destination.timeout_s
         result: Result | None = None
         try:
-            result = await self._send(records, attempt=lane.attempts + 1, job=channel.job_id, timeout_s=timeout_s)
+            result = await self._send(records, is_batch=channel.is_batch, job=channel.job_id, timeout_s=timeout_s)
         except Exception:
             log.exception("delivery.attempt_raised", extra={"destination": self.destination.name, "offset": records[0].offset if records else None})
         finally:
