@@ -35,7 +35,7 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     hub = Hub(settings, codec, control, log_reader, transport)
     health.set("control", lambda: "webhooks: reads its destinations")
     control.start()
-    feed: Feed | None = None
+    feeds: list[Feed] = []
     stopped = asyncio.create_task(stop.wait())
     try:
         ready = asyncio.ensure_future(control.ready())
@@ -47,18 +47,21 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
         health.set("control", lambda: "")
         hub.start()
         handlers = Handlers(assign=hub.assign, received=hub.received, revoke=hub.revoke, lost=hub.lost)
-        feed = Feed(settings, codec, tuple(STREAMS.values()), GROUP, handlers)
-        health.set(SINK, feed.readiness)
-        feed.start()
+        for topic in STREAMS.values():
+            # A group of its own for each: in one group, a process may get all partitions of one topic and none of the other.
+            feed = Feed(settings, codec, (topic,), f"{GROUP}-{topic.stream}", handlers)
+            health.set(f"{SINK}-{topic.stream}", feed.readiness)
+            feeds.append(feed)
+            feed.start()
         if health.app is not None:
             health.app[HUB].append(hub)
-        await asyncio.wait((stopped, feed.failed), return_when=asyncio.FIRST_COMPLETED)
-        if feed.failed.done():
-            feed.failed.result()
+        await asyncio.wait((stopped, *(feed.failed for feed in feeds)), return_when=asyncio.FIRST_COMPLETED)
+        for feed in feeds:
+            if feed.failed.done():
+                feed.failed.result()
     finally:
         stopped.cancel()
-        if feed is not None:
-            await feed.close()
+        await asyncio.gather(*(feed.close() for feed in feeds))
         await hub.stop()
         await transport.close()
         await log_reader.close()

@@ -28,7 +28,7 @@ from sinks.delivery.records import Outgoing, Undecodable
 from streams import metrics, topics
 from streams.destinations.model import Action, Job
 from streams.domain.audit_chain import chained
-from streams.errors import ConfigurationError, ContractError, UnavailableError
+from streams.errors import ContractError, LoyaltyError, UnavailableError
 from streams.topics import Topic
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 COMMIT_S = 0.25
 REOPEN_S = 1.0
+FENCED_S = 8.0
+"""Longer than the group's session: whoever was fenced hears by then that the partition is another's, and does not fence that one in turn."""
 HISTORY_RETRY_S = 5.0
 TAIL = 2_000
 """Records of the feed that stay in memory for branches that are just behind."""
@@ -105,14 +107,23 @@ class Partition:
         journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
         try:
             memory = Memory.of(journal.open())
-            position = memory.position
-            if position is None:
-                position = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()[0]
+            bounds = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()
+            position = self._checked(memory.position, bounds)
         except BaseException:
             journal.close()
             raise
         self._hub.loop.call_soon_threadsafe(self._begin, journal, memory, position)
         return position
+
+    def _checked(self, position: int | None, bounds: tuple[int, int]) -> int:
+        """Where the feed goes on. What retention took from branches that followed shows when they read on from their own positions."""
+        first, end = bounds
+        if position is not None and position > end:
+            raise UnavailableError(
+                f"{self._name} partition {self.number} ends at {end}, but deliveries have come to {position}: the topic was created anew. Delete the"
+                f" records of {self._hub.name(topics.DELIVERY_PROGRESS)}, too, to begin anew."
+            )
+        return first if position is None else position
 
     def received(self, records: Sequence[Outgoing], poison: Sequence[Undecodable], next_offset: int) -> None:
         """What the feed brings, in order; `next_offset` is where it goes on."""
@@ -630,13 +641,13 @@ class Partition:
             except (Fenced, Doubtful) as error:
                 if not self._is_stopping:
                     log.warning("delivery.journal_lost", extra={"topic": self._name, "partition": self.number, "error": str(error)})
-                    self._spawn(self._reopen())
+                    self._spawn(self._reopen(FENCED_S if isinstance(error, Fenced) else 0.0))
                 return
             except Exception:
                 # What was to be written is gone from memory: only what is durable can be gone on from.
                 log.exception("delivery.journal_failed", extra={"topic": self._name, "partition": self.number})
                 if not self._is_stopping:
-                    self._spawn(self._reopen())
+                    self._spawn(self._reopen(REOPEN_S))
                 return
             if self._is_stopping and not self._is_busy():
                 return
@@ -690,7 +701,7 @@ class Partition:
             writes.append(Write(hub.name(topics.DELIVERY_PROGRESS), number, key, None if one is None else encode(one), []))
         return writes, chains
 
-    async def _reopen(self) -> None:
+    async def _reopen(self, after_s: float) -> None:
         """What is durable counts, not what is in memory: begin again from there."""
         self.is_open = False
         for branch in self.branches.values():
@@ -703,16 +714,15 @@ class Partition:
         if old is not None:
             await asyncio.to_thread(old.close)
         while not self._is_stopping:
+            await asyncio.sleep(after_s)
             journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
             try:
                 memory = Memory.of(await asyncio.to_thread(journal.open))
-                feed = memory.position
-                if feed is None:
-                    feed = (await self._hub.log.bounds(self.topic, self.number))[0]
-            except (Fenced, Doubtful, KafkaException, UnavailableError, ConfigurationError) as error:
+                feed = self._checked(memory.position, await self._hub.log.bounds(self.topic, self.number))
+            except (Fenced, Doubtful, KafkaException, LoyaltyError) as error:
                 log.warning("delivery.not_reopened", extra={"topic": self._name, "partition": self.number, "error": str(error)})
                 await asyncio.to_thread(journal.close)
-                await asyncio.sleep(REOPEN_S)
+                after_s = FENCED_S if isinstance(error, Fenced) else REOPEN_S
                 continue
             self._begin(journal, memory, feed)
             return
@@ -731,5 +741,4 @@ class Partition:
             if not self._is_stopping and self.is_open:
                 if self._writer is not None:
                     self._writer.cancel()
-                await asyncio.sleep(REOPEN_S)
-                await self._reopen()
+                await self._reopen(REOPEN_S)

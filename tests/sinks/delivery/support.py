@@ -77,13 +77,14 @@ async def sink(settings: Settings, desk: Desk) -> AsyncIterator[Hub]:
     hub = Hub(settings, codec(), desk, log_reader, transport)  # type: ignore[arg-type]
     hub.start()
     handlers = Handlers(assign=hub.assign, received=hub.received, revoke=hub.revoke, lost=hub.lost)
-    feed = Feed(settings, codec(), tuple(STREAMS.values()), "sink-webhooks", handlers)
-    feed.start()
+    feeds = [Feed(settings, codec(), (topic,), f"sink-webhooks-{topic.stream}", handlers) for topic in STREAMS.values()]
+    for feed in feeds:
+        feed.start()
     try:
         yield hub
-        assert not feed.failed.done(), feed.failed
+        assert not any(feed.failed.done() for feed in feeds), feeds
     finally:
-        await feed.close()
+        await asyncio.gather(*(feed.close() for feed in feeds))
         await hub.stop()
         await transport.close()
         await log_reader.close()
