@@ -129,8 +129,11 @@ class Outlet:
 
     @property
     def takes_more(self) -> bool:
-        """Whether there is a point in reading further for it."""
-        return not self.is_paused and not self.is_down and not self._is_closed
+        """Whether there is a point in reading further for it. While it is down there is one only if nobody is left to ask it with."""
+        if self.is_paused or self._is_closed:
+            return False
+        queues = self._queues
+        return not self.is_down or not (self.in_flight or self._waiting or queues.fresh or queues.retries or queues.replays)
 
     def update(self, destination: Destination, send: Send) -> None:
         """From the next attempt on."""

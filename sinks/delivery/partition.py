@@ -109,10 +109,11 @@ class Partition:
             memory = Memory.of(journal.open())
             bounds = asyncio.run_coroutine_threadsafe(self._hub.log.bounds(self.topic, self.number), self._hub.loop).result()
             position = self._checked(memory.position, bounds)
+            first = bounds[0]
         except BaseException:
             journal.close()
             raise
-        self._hub.loop.call_soon_threadsafe(self._begin, journal, memory, position)
+        self._hub.loop.call_soon_threadsafe(self._begin, journal, memory, position, first)
         return position
 
     def _checked(self, position: int | None, bounds: tuple[int, int]) -> int:
@@ -139,8 +140,11 @@ class Partition:
             self._tail.append(record)
             for branch in self._interested_in(record):
                 if branch.follows and branch.channel.passes(record):
+                    if not branch.outlet.takes_more:
+                        branch.stay_behind(record.offset)
+                        continue
                     branch.take(record)
-                    if not branch.has_room or not branch.outlet.takes_more:
+                    if not branch.has_room:
                         branch.stay_behind(record.offset + 1)
             self.position = record.offset + 1
         self.position = max(self.position, next_offset)
@@ -186,8 +190,8 @@ class Partition:
 
     # How it begins.
 
-    def _begin(self, journal: Journal, memory: Memory, feed: int) -> None:
-        """Go on from what is remembered. `feed` is what branches that follow had come to."""
+    def _begin(self, journal: Journal, memory: Memory, feed: int, first: int) -> None:
+        """Go on from what is remembered. `feed` is what branches that follow had come to, `first` where the log begins now."""
         if self._is_stopping:
             self._spawn(asyncio.to_thread(journal.close))
             return
@@ -199,7 +203,7 @@ class Partition:
         for channel in self._hub.channels(self.topic):
             remembered = memory.channels.pop(channel.channel_id, None)
             if remembered is None:
-                self._add(channel)
+                self._add(channel, first)
             else:
                 unfinished += self._resume(channel, remembered, feed)
         for channel_id, remembered in memory.channels.items():
@@ -297,8 +301,8 @@ class Partition:
         row = self._written.get(channel.channel_id)
         return row is not None and row.is_done
 
-    def _add(self, channel: Channel) -> None:
-        """A channel that has never been here."""
+    def _add(self, channel: Channel, first: int | None = None) -> None:
+        """A channel that has never been here. `first`: where the log begins now, if that is known."""
         branch = Branch(self, channel, self._hub.outlet(channel.destination), position=self.position, follows=False)
         has_sibling = any(
             other.channel.destination == channel.destination and not other.channel.is_replay and not other.is_new for other in self.branches.values()
@@ -307,6 +311,10 @@ class Partition:
         self._interested.clear()
         if has_sibling and channel.job is None:
             self.branch_changed(branch)  # A part of what another channel of the destination has heard so far.
+        elif channel.job is None and not channel.start_at_ms and first is not None:
+            # Looked up once for all: there may be thousands of destinations.
+            branch.position, branch.follows = first, channel.follows and first >= self.position
+            self.branch_changed(branch)
         else:
             branch.is_new = True
             self._spawn(self._start(branch))
@@ -718,13 +726,14 @@ class Partition:
             journal = Journal(self._hub.settings, self._hub.codec, self.topic, self.number)
             try:
                 memory = Memory.of(await asyncio.to_thread(journal.open))
-                feed = self._checked(memory.position, await self._hub.log.bounds(self.topic, self.number))
+                bounds = await self._hub.log.bounds(self.topic, self.number)
+                feed = self._checked(memory.position, bounds)
             except (Fenced, Doubtful, KafkaException, LoyaltyError) as error:
                 log.warning("delivery.not_reopened", extra={"topic": self._name, "partition": self.number, "error": str(error)})
                 await asyncio.to_thread(journal.close)
                 after_s = FENCED_S if isinstance(error, Fenced) else REOPEN_S
                 continue
-            self._begin(journal, memory, feed)
+            self._begin(journal, memory, feed, bounds[0])
             return
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
