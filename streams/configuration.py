@@ -9,13 +9,16 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from schemas.contract import EXTERNAL_ID_TYPE
-from schemas.records import LoyaltyEventKind
 from streams import programs as programme_rules
+from streams.destinations import document as destination_document
+from streams.destinations.document import DocumentError
+from streams.destinations.model import Destination
 from streams.domain.program import Program
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -24,11 +27,10 @@ from streams.toml_reader import TomlReader
 
 SCOPES = (
     "transactions:write", "enrolments:write", "profile-changes:write", "offer-activations:write", "member-operations:write", "members:read",
-    "members:export", "audit:read", "operations:read", "scim",
+    "members:export", "audit:read", "operations:read", "destinations:read", "destinations:write", "scim",
 )  # fmt: skip
 SCIM_CHOICES = {"number_from": ("user_name", "external_id", "employee_number"), "absent_active": ("unchanged", "suspend")}
 SOURCE_KINDS = ("apaleo", "hr", "cloudevents")
-EVENT_KINDS = tuple(kind.value for kind in LoyaltyEventKind if kind is not LoyaltyEventKind.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +51,6 @@ class Source:
     client_secret: str = field(default="", repr=False)
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Further options of the kind, for example apaleo's member_id_path."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
-    """A receiver of signed webhooks."""
-
-    name: str
-    url: str
-    secret: str = field(repr=False)
-    """Standard Webhooks secret, whsec_ and base64."""
-    programs: frozenset[str] = frozenset()
-    """Programmes it hears of; empty: all."""
-    events: frozenset[str] = frozenset()
-    """Event kinds it hears of; empty: all."""
-    timeout_s: float = 15.0
-    concurrency_max: int = 16
-    """Most deliveries under way at once; members wait for each other never, a member's events always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,20 +181,28 @@ def _source(reader: TomlReader, name: str, table: Mapping[str, Any], programs: M
 
 
 def _destination(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Destination:
+    """A table is the document of the REST API, but that secrets may be in files, and that times may be TOML's."""
     place = f"destinations.{name}"
-    reader.check_keys(place, table, {"url", "secret", "secret_file", "programs", "events", "timeout_s", "concurrency_max"})
-    secret = reader.secret(place, table, "secret")
-    if secret:
-        _check_webhook_secret(reader, place, secret)
-    return Destination(
-        name=name,
-        url=reader.url(place, table, "url"),
-        secret=secret,
-        programs=reader.names(place, table, "programs", programs),
-        events=reader.names(place, table, "events", EVENT_KINDS),
-        timeout_s=float(reader.whole(place, table, "timeout_s", 15, minimum=1)),
-        concurrency_max=reader.whole(place, table, "concurrency_max", 16, minimum=1),
-    )
+    document = _opened(reader, place, table, ("secret",))
+    if isinstance(table.get("secrets"), list):
+        document["secrets"] = [_opened(reader, here, one, ("secret",)) for here, one in reader.elements(place, table, "secrets")]
+    if isinstance(table.get("authorization"), Mapping):
+        document["authorization"] = _opened(reader, f"{place}.authorization", table["authorization"], ("bearer", "client_secret"))
+    try:
+        return destination_document.read_destination(name, document, programs=programs, start_at=destination_document.BEGINNING)
+    except DocumentError as error:
+        for problem in error.problems:
+            reader.problem(f"{place}.{problem.field}", problem.detail)
+        return Destination(name=name, url="", secrets=())
+
+
+def _opened(reader: TomlReader, place: str, table: Mapping[str, Any], secret_names: tuple[str, ...]) -> dict[str, Any]:
+    """The table as JSON has it: times as texts, and of these names what the file of `..._file` holds."""
+    found = {key: value.isoformat() if isinstance(value, datetime | date) else value for key, value in table.items()}
+    for name in secret_names:
+        if found.pop(f"{name}_file", None) is not None:
+            found[name] = reader.secret(place, table, name)
+    return found
 
 
 def _token(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Token:

@@ -1,0 +1,346 @@
+"""The delivery-control topic <-> destinations, their states and jobs: what is in force now, for the sinks and the ingress alike.
+
+The newest record of a key counts, by its version: of two with the same one, the first. Who writes waits until it has read its own record
+again, and so knows whether another one was faster. The loser writes the winner's record once more: the broker's compaction keeps a key's
+last record, and that must be the one in force.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from schemas.codec import Codec
+from schemas.records import ControlKind, DeliveryControl
+from streams import kafka, topics
+from streams.destinations import document, sealing
+from streams.destinations.document import DocumentError
+from streams.destinations.model import Destination, DestinationState, Job
+from streams.errors import ConfigurationError, ContractError, LoyaltyError, UnavailableError
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WRITE_ID = "write_id"
+"""Header by which a writer knows its own record."""
+WRITE_TIMEOUT_S = 10.0
+BATCH_RECORDS = 1000
+POLL_S = 0.1
+RECONNECT_S = 0.2
+REPORT_S = 10.0
+ASK_TIMEOUT_S = 10.0
+
+Value = Destination | DestinationState | Job
+
+
+class ConflictError(LoyaltyError):
+    """It is not what the writer took it for: somebody else was faster, or it belongs to the configuration file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A record as it was read. `value` is None for one that ends something, and for one that cannot be understood here."""
+
+    record: DeliveryControl
+    value: Value | None
+    write_id: str
+
+
+class ControlLog:
+    """Follows the topic in a thread; everything else belongs to the event loop in which it is made.
+
+    `destinations`, `states` and `jobs` are what is in force, by name; `unreadable` has the versions of destinations whose document cannot be
+    read here: theirs is a setting to be mended, and nothing of theirs is to be forgotten.
+    """
+
+    def __init__(self, settings: Settings, codec: Codec, from_file: Mapping[str, Destination]) -> None:
+        self.destinations: dict[str, Destination] = dict(from_file)
+        self.states: dict[str, DestinationState] = {}
+        self.jobs: dict[str, Job] = {}
+        self.unreadable: dict[str, int] = {}
+        self._from_file = dict(from_file)
+        self._settings = settings
+        self._codec = codec
+        self._topic = topics.DELIVERY_CONTROL.name(settings.topic_prefix)
+        self._loop = asyncio.get_running_loop()
+        self._newest: dict[str, DeliveryControl] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self._writes: dict[str, asyncio.Future[bool]] = {}
+        self._producer: Producer | None = None
+        self._is_ready = asyncio.Event()
+        self._positions: dict[int, int] = {}
+        self._ended: set[int] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read; `ready` says when all is read."""
+        self._thread.start()
+
+    async def ready(self) -> None:
+        """Return once all that the topic held at the start is in force here."""
+        await self._is_ready.wait()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._is_ready.is_set()
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+        for write in self._writes.values():
+            write.cancel()
+        self._producer = None
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call back in the event loop whenever something has changed; several changes may be one call."""
+        self._callbacks.append(callback)
+
+    def is_from_file(self, name: str) -> bool:
+        """Whether the configuration file has the destination: then nobody else may change it."""
+        return name in self._from_file
+
+    # Writers. `version` of what is given is that on which the change is based: 0 for something new. All of them return when the change is in
+    # force here, and raise ConflictError, UnavailableError, ConfigurationError (LOYALTY_DESTINATION_KEYS), ContractError (too large).
+
+    async def put_destination(self, destination: Destination, *, changed_by: str) -> Destination:
+        """Make or change a destination; as it is now, with its new version."""
+        name = destination.name
+        if self.is_from_file(name):
+            raise ConflictError(f"destination {name} is of the configuration file, where alone it can be changed")
+        sealed = document.map_secrets(document.to_document(destination), lambda text: sealing.seal(self._settings.destination_keys, text))
+        if destination.version == 0 and name in self.states:  # Of one that is no more.
+            await self._end(ControlKind.STATE, name, self.states[name].version, changed_by)
+        record = await self._write(ControlKind.DESTINATION, name, sealed, destination.version, changed_by)
+        return replace(destination, version=record.version, changed_by=changed_by, changed_at_ms=record.changed_at_ms)
+
+    async def delete_destination(self, name: str, version: int, *, changed_by: str) -> None:
+        """End a destination, its state and its jobs."""
+        if self.is_from_file(name):
+            raise ConflictError(f"destination {name} is of the configuration file, where alone it can be taken away")
+        await self._end(ControlKind.DESTINATION, name, version, changed_by)
+        if name in self.states:
+            await self._end(ControlKind.STATE, name, self.states[name].version, changed_by)
+        for job in [job for job in self.jobs.values() if job.destination == name]:
+            await self._end(ControlKind.JOB, job.job_id, job.version, changed_by)
+
+    async def put_state(self, state: DestinationState, *, changed_by: str) -> DestinationState:
+        """Set the state of a destination, also of one of the configuration file."""
+        record = await self._write(ControlKind.STATE, state.name, document.state_document(state), state.version, changed_by)
+        return replace(state, version=record.version, changed_by=changed_by, changed_at_ms=record.changed_at_ms)
+
+    async def put_job(self, job: Job, *, changed_by: str) -> Job:
+        """Make or change a job."""
+        record = await self._write(ControlKind.JOB, job.job_id, document.job_document(job), job.version, changed_by)
+        return replace(job, version=record.version)
+
+    async def delete_job(self, job_id: str, version: int, *, changed_by: str) -> None:
+        """End a job: what it has not done yet, nobody will."""
+        await self._end(ControlKind.JOB, job_id, version, changed_by)
+
+    async def _end(self, kind: ControlKind, name: str, version: int, changed_by: str) -> None:
+        if version == 0:
+            raise ConflictError(f"there is no {kind.value.lower()} {name}")
+        await self._write(kind, name, None, version, changed_by)
+
+    async def _write(
+        self, kind: ControlKind, name: str, content: Mapping[str, object] | None, version: int, changed_by: str
+    ) -> DeliveryControl:
+        if not self.is_ready:
+            raise UnavailableError(f"topic {self._topic} has not been read yet")
+        key, thing = f"{kind.value}/{name}", f"{kind.value.lower()} {name}"
+        newest = self._newest.get(key)
+        in_force = newest.version if newest is not None and newest.document else 0
+        if version != in_force:
+            raise ConflictError(f"{thing} has version {in_force}, not {version}" if in_force and version else f"{thing} {'exists' if in_force else 'is gone'}")
+        record = DeliveryControl(
+            kind=kind, name=name, document="" if content is None else json.dumps(content), version=1 + (newest.version if newest else 0),
+            changed_by=changed_by, changed_at_ms=time.time_ns() // 1_000_000,
+        )  # fmt: skip
+        is_mine = await self._append(key, record)
+        if not is_mine:
+            winner = self._newest[key]
+            while not await self._append(key, self._newest[key]):
+                pass  # It was not the newest any more.
+            raise ConflictError(f"{thing} was changed by {winner.changed_by} at the same time")
+        log.info(
+            "destination.changed",
+            extra={"kind": kind.value, "control_name": name, "version": record.version, "changed_by": changed_by, "ended": content is None},
+        )
+        return record
+
+    async def _append(self, key: str, record: DeliveryControl) -> bool:
+        """Write a record, wait until it has been read again, and say whether it is what counts."""
+        value, write_id = self._codec.encode(record), secrets.token_hex(16)
+        write: asyncio.Future[bool] = self._loop.create_future()
+        self._writes[write_id] = write
+        if self._producer is None:
+            self._producer = kafka.producer(self._settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
+        try:
+            await asyncio.to_thread(self._produce, self._producer, key, value, write_id)
+            return await asyncio.wait_for(write, WRITE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise UnavailableError(f"topic {self._topic} cannot be read: look whether the change is there before you repeat it") from error
+        finally:
+            del self._writes[write_id]
+
+    def _produce(self, producer: Producer, key: str, value: bytes, write_id: str) -> None:
+        """Return after the acknowledgement by all in-sync replicas. Runs in a thread."""
+        told: list[KafkaError | None] = []
+        try:
+            producer.produce(self._topic, key=key.encode(), value=value, headers=[(WRITE_ID, write_id.encode())],
+                             on_delivery=lambda error, _: told.append(error))  # fmt: skip
+            producer.flush(WRITE_TIMEOUT_S + 1)
+        except KafkaException as raised:
+            told.append(raised.args[0])
+        error = told[0] if told else KafkaError(KafkaError._MSG_TIMED_OUT)
+        if error is None:
+            return
+        if error.fatal():
+            self._producer = None  # An idempotent producer that lost its sequence takes nothing more.
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            raise ContractError("RECORD_TOO_LARGE", "the document is larger than Kafka's limit for one message")
+        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {error.str()}")
+
+    def _take(self, batch: list[_Read]) -> None:
+        """Put in force what was read, in the order of the log."""
+        has_changed = False
+        for read in batch:
+            record = read.record
+            key = f"{record.kind.value}/{record.name}"
+            newest = self._newest.get(key)
+            is_accepted = newest is None or record.version > newest.version
+            if is_accepted:
+                self._newest[key] = record
+                self._apply(record, read.value)
+                has_changed = True
+            write = self._writes.get(read.write_id)
+            if write is not None and not write.done():
+                write.set_result(is_accepted or record == newest)
+        if has_changed:
+            for callback in self._callbacks:
+                callback()
+
+    def _apply(self, record: DeliveryControl, value: Value | None) -> None:
+        name = record.name
+        match record.kind:
+            case ControlKind.DESTINATION:
+                self.unreadable.pop(name, None)
+                if value is None and record.document:
+                    self.unreadable[name] = record.version
+                if self.is_from_file(name):
+                    advice = "The configuration file's is in force. Take one of them away."
+                    log.warning("destination.named_twice", extra={"destination": name, "advice": advice})
+                else:
+                    _set(self.destinations, name, value)
+            case ControlKind.STATE:
+                _set(self.states, name, value)
+            case ControlKind.JOB:
+                _set(self.jobs, name, value)
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        said = ""
+        while not self._closing.is_set():
+            consumer = None
+            try:
+                consumer = kafka.consumer(self._settings, "delivery-control", enable_partition_eof=True, fetch_wait_max_ms=20)
+                for partition in range(self._settings.kafka_partitions):  # Of a topic without leaders, a consumer would not say so for long.
+                    consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=ASK_TIMEOUT_S)
+                consumer.assign([
+                    TopicPartition(self._topic, partition, self._positions.get(partition, OFFSET_BEGINNING))
+                    for partition in range(self._settings.kafka_partitions)
+                ])  # fmt: skip
+                self._follow(consumer)
+            except (KafkaException, RuntimeError) as error:
+                if said != str(error):
+                    said = str(error)
+                    log.log(logging.WARNING if self._positions else logging.INFO, "control.interrupted", extra={"reason": said})
+                self._closing.wait(RECONNECT_S)
+            finally:
+                if consumer is not None:
+                    consumer.close()
+
+    def _follow(self, consumer: Consumer) -> None:
+        reported_s = 0.0
+        while not self._closing.is_set():
+            first = consumer.poll(POLL_S)
+            if first is None:
+                continue
+            batch = []
+            for message in (first, *consumer.consume(BATCH_RECORDS, timeout=0)):
+                error = message.error()
+                if error is None:
+                    read = self._read(message)
+                    if read is not None:
+                        batch.append(read)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._ended.add(message.partition() or 0)
+                elif error.fatal():
+                    raise KafkaException(error)
+                elif time.monotonic() - reported_s > REPORT_S:
+                    reported_s = time.monotonic()
+                    log.warning("control.error", extra={"reason": error.str()})
+            try:
+                if batch:
+                    self._loop.call_soon_threadsafe(self._take, batch)
+                if len(self._ended) == self._settings.kafka_partitions:
+                    self._ended.clear()  # Only the first time is of interest; being told again does no harm.
+                    self._loop.call_soon_threadsafe(self._is_ready.set)
+            except RuntimeError:  # The loop is closed: nobody reads any more.
+                return
+
+    def _read(self, message: Message) -> _Read | None:
+        """What a record says; None for one that says nothing."""
+        partition, offset = message.partition() or 0, message.offset() or 0
+        self._positions[partition] = offset + 1
+        if message.value() is None:
+            return None
+        headers: dict[str, Any] = dict(message.headers() or ())
+        write_id: bytes = headers.get(WRITE_ID) or b""
+        try:
+            record = self._codec.decode(message.value(), DeliveryControl)
+            if record.kind is ControlKind.UNKNOWN:
+                raise ContractError("KIND_UNKNOWN", "of a newer version")
+        except ContractError as error:
+            log.warning("control.undecodable", extra={"partition": partition, "offset": offset, "reason": error.reason, "detail": error.detail})
+            return None
+        return _Read(record, self._value(record), write_id.decode(errors="replace"))
+
+    def _value(self, record: DeliveryControl) -> Value | None:
+        """What the document says; None if it cannot be read, which the log says."""
+        if not record.document:
+            return None
+        try:
+            content = json.loads(record.document)
+            if not isinstance(content, dict):
+                raise ValueError("no object")
+            match record.kind:
+                case ControlKind.DESTINATION:
+                    content = document.map_secrets(content, lambda text: sealing.unseal(self._settings.destination_keys, text))
+                    destination = document.read_destination(record.name, content, programs=None)
+                    return replace(destination, version=record.version, changed_by=record.changed_by, changed_at_ms=record.changed_at_ms)
+                case ControlKind.STATE:
+                    state = document.read_state(record.name, content)
+                    return replace(state, version=record.version, changed_by=record.changed_by, changed_at_ms=record.changed_at_ms)
+                case _:
+                    return replace(document.read_job(record.name, content), version=record.version)
+        except (ConfigurationError, DocumentError, ValueError) as error:
+            log.error("control.unreadable", extra={"kind": record.kind.value, "control_name": record.name, "version": record.version, "reason": str(error)})
+            return None
+
+
+def _set(found: dict[str, Any], name: str, value: Value | None) -> None:
+    if value is None:
+        found.pop(name, None)
+    else:
+        found[name] = value
