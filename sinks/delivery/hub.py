@@ -191,9 +191,11 @@ class Hub:
         self._release(lost, None)
 
     def _release(self, released: Iterable[tuple[str, int]], drain_s: float | None) -> None:
+        giving_up = self._give_up(list(released), drain_s)
         try:
-            asyncio.run_coroutine_threadsafe(self._give_up(list(released), drain_s), self.loop).result(REVOKE_S)
+            asyncio.run_coroutine_threadsafe(giving_up, self.loop).result(REVOKE_S)
         except (TimeoutError, RuntimeError):  # The loop hangs, or has closed: whoever takes over fences what is left of us.
+            giving_up.close()
             log.error("delivery.release_failed", extra={"partitions": [list(one) for one in released]})
 
     async def _give_up(self, released: Sequence[tuple[str, int]], drain_s: float | None) -> None:
