@@ -65,10 +65,16 @@ class Settings:
     audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and the notices of destinations; 0: for ever. The sink sets it at its start.")
     attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
 
+    delivery_attempts_max: int = _setting(1_000, "Most attempts to deliver webhooks that one process has under way at once, over all destinations.")
     delivery_allowed_addresses: str = _setting(
         "",
         "Networks, addresses and exact host names, comma-separated, that webhooks may be sent to although they are not of the public internet: "
         "10.0.0.0/8, 127.0.0.1, crm.internal.",
+    )
+
+    destination_keys: str = _secret(
+        doc="Comma-separated keys that seal the secrets of destinations in the log; the first one seals, all open. Of the sinks and the ingress. "
+        "`loyalty destinations new-key` makes one."
     )
 
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis or Valkey, redis:// or rediss:// (TLS).")
@@ -80,7 +86,8 @@ class Settings:
     ingress_tls_certificate_file: str = _setting("", "PEM certificate chain: the ingress then serves HTTPS only.")
     ingress_tls_key_file: str = _setting("", "PEM private key that belongs to ingress_tls_certificate_file.")
     worker_urls: str = _setting("http://127.0.0.1:8081", "Comma-separated URLs of the workers' own HTTP ports: asked for a balance that Redis does not hold.")
-    internal_token: str = _secret(doc="Bearer token that the ingress shows to the workers. The workers serve no balances without it.")
+    sink_urls: str = _setting("http://127.0.0.1:8084", "Comma-separated URLs of the webhook sinks' own HTTP ports: asked how deliveries fare.")
+    internal_token: str = _secret(doc="Bearer token that the ingress shows to the workers and sinks. They answer nobody without it.")
 
     http_host: str = _setting("127.0.0.1", "Address for /metrics, /healthz and /readyz of the worker and the sinks.")
     http_port: int = _setting(8081, "Port for /metrics, /healthz and /readyz of the worker and the sinks (the ingress serves them on its own port).")
@@ -185,7 +192,7 @@ def _problems(settings: Settings) -> list[str]:
     url("schema_registry_url", ("http", "https"))
     url("clickhouse_url", ("http", "https"))
     url("redis_url", ("redis", "rediss"))
-    counts = ("kafka_partitions", "kafka_replication_factor", "worker_batch_records_max", "worker_state_memory_mib")
+    counts = ("kafka_partitions", "delivery_attempts_max", "kafka_replication_factor", "worker_batch_records_max", "worker_state_memory_mib")
     for name in (*counts, "worker_session_timeout_s", "transaction_timeout_s"):
         if getattr(settings, name) < 1:
             out.append(f"{PREFIX}{name.upper()} must be 1 or more, not {getattr(settings, name)}.")
@@ -205,6 +212,13 @@ def _problems(settings: Settings) -> list[str]:
         parse_allowed(settings.delivery_allowed_addresses)
     except ConfigurationError as error:
         out.extend(error.problems)
+    if settings.destination_keys:
+        from streams.destinations.sealing import check_keys  # What it needs takes time to load, and few processes use it.
+
+        try:
+            check_keys(settings.destination_keys)
+        except ConfigurationError as error:
+            out.extend(error.problems)
     if settings.voucher_key and len(settings.voucher_key) < 16:
         out.append(f"{PREFIX}VOUCHER_KEY must have 16 characters at least.")
     return out

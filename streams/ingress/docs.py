@@ -73,7 +73,9 @@ def _commands(path: str, method: str, operation: Document) -> Iterator[tuple[str
             if "{source}" in path:  # Its proof is computed over the body, so there is no command to copy.
                 yield example["summary"], f"Content-Type: {media_type}\n\n{body}"
             else:
-                yield example["summary"], f"curl \"$URL{path}\"{token} -H 'Content-Type: {media_type}' -H 'Prefer: wait=5' -d '{body}'"
+                verb = "" if method == "post" else f" -X {method.upper()}"
+                wait = " -H 'Prefer: wait=5'" if "commands" in operation["tags"] else ""
+                yield example["summary"], f"curl{verb} \"$URL{path}\"{token} -H 'Content-Type: {media_type}'{wait} -d '{body}'"
 
 
 def _resolve(document: Document, value: Any) -> Any:

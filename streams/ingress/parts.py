@@ -12,12 +12,14 @@ from schemas.contract import Command, command_id, member_key
 from streams import kafka, metrics
 from streams.codec import open_codec
 from streams.configuration import Configuration
+from streams.destinations.control import ControlLog
 from streams.errors import UnavailableError
 from streams.ingress.access import Accesses
 from streams.ingress.accounts import Accounts
 from streams.ingress.commands import TOPIC_OF, id_field
 from streams.ingress.decisions import Decisions
 from streams.ingress.publisher import Acknowledgement, Publisher
+from streams.ingress.standings import Standings
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,13 +47,17 @@ class Parts:
         self.decisions = Decisions(settings, self.codec)
         self.accounts = Accounts(settings)
         self.accesses = Accesses(settings, self.codec, clock)
+        self.control = ControlLog(settings, self.codec, configuration.destinations)
+        self.standings = Standings(settings)
         self.connected: asyncio.Task[None] = asyncio.create_task(self._connect())
         self.stopping = False
 
     async def _connect(self) -> None:
-        """Ends once the topics exist and decisions are read; ConfigurationError ends it too, and then the process."""
+        """Ends once the topics exist, decisions are followed and destinations read; ConfigurationError ends it too, and then the process."""
         await kafka.wait_for_topics(self.settings, asyncio.Event())
+        self.control.start()
         await self.decisions.start()
+        await self.control.ready()
         log.info("ingress.ready")
 
     def not_ready(self) -> str:
@@ -90,6 +96,8 @@ class Parts:
         self.connected.cancel()
         await asyncio.gather(self.connected, return_exceptions=True)
         await self.decisions.close()
+        await self.control.close()
+        await self.standings.close()
         await self.publisher.close()
         await self.accesses.close()
         await self.accounts.close()

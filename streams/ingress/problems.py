@@ -24,6 +24,7 @@ TITLES = {
     "media-type": "The request is in a form that is not served.",
     "timeout": "The request took too long to arrive.",
     "conflict": "The id was used before with another payload.",
+    "stale": "The destination is not what the request takes it for.",
     "refused": "The programme's rules refuse this.",
     "unavailable": "The service cannot do this right now. Send it again, with the same id.",
     "not-yet": "The member's account has not reached that sequence yet.",

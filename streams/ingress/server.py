@@ -16,7 +16,7 @@ from aiohttp.http import HttpProcessingError
 from streams import metrics, topics
 from streams.configuration import Configuration
 from streams.errors import ConfigurationError, ContractError, UnavailableError
-from streams.ingress import audit, deliveries, docs, members, personal_data, rereader, rest, waiting, webhooks
+from streams.ingress import audit, deliveries, destinations, docs, members, personal_data, replays, rereader, rest, waiting, webhooks
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError
 from streams.ingress.publisher import ACKNOWLEDGEMENT_TIMEOUT_S
@@ -64,6 +64,8 @@ def make_app(
     app.router.add_get("/v1/deliveries/{attempt_id:.+}", deliveries.get_attempt, allow_head=False)
     app.router.add_get("/v1/destinations/{name}/dead-letters", deliveries.get_dead_letters, allow_head=False)
     app.router.add_post("/v1/destinations/{name}/dead-letters/redrive", deliveries.redrive)
+    destinations.add_routes(app)
+    replays.add_routes(app)
     app.router.add_get("/v1/waiting", waiting.get_waiting, allow_head=False)
     scim.add_routes(app)
     text = OPENAPI.read_text()
