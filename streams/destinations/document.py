@@ -357,7 +357,7 @@ def _filters(reader: "_Reader") -> dict[str, frozenset[str]]:
             own.problem("FIELD_UNKNOWN", path[:64], f"is not a field of an event; known are {', '.join(filter_fields())}")
             continue
         values = own.texts(path)
-        if not values:
+        if given[path] in ([], None):
             own.problem("ITEMS_INVALID", path, "must be a list of one text at least")
         found[path] = values
     return found
