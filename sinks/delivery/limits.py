@@ -72,24 +72,26 @@ class Pace:
 
 RETRIES_MAX_PER_S = 400
 """Ten thousand events that fail in the same second come back over 25 s: no second of the next wave holds more than 4 % of them."""
+SLOT_S = 0.1
 
 
 class RetrySlots:
-    """Spreads retries over the seconds."""
+    """Spreads retries over the time, in slots that are short enough for every second to hold no more than its share."""
 
     def __init__(self, max_per_s: int = RETRIES_MAX_PER_S) -> None:
-        self._max_per_s = max_per_s
+        self._max = int(max_per_s * SLOT_S)
         self._taken: Counter[int] = Counter()
 
     def take(self, due_s: float, now_s: float) -> float:
-        """The first second from `due_s` on with room; the retry keeps its place within the second."""
+        """The first moment from `due_s` on in a slot with room; the retry keeps its place within the slot."""
         if len(self._taken) > 1000:
-            for second in [second for second in self._taken if second < int(now_s)]:
-                del self._taken[second]
-        while self._taken[int(due_s)] >= self._max_per_s:
-            due_s += 1.0
-        self._taken[int(due_s)] += 1
-        return due_s
+            for slot in [slot for slot in self._taken if slot < now_s / SLOT_S - 1]:
+                del self._taken[slot]
+        slot = first = int(due_s / SLOT_S)
+        while self._taken[slot] >= self._max:
+            slot += 1
+        self._taken[slot] += 1
+        return due_s + (slot - first) * SLOT_S
 
 
 class Phase(StrEnum):
