@@ -40,6 +40,8 @@ COMMIT_S = 0.25
 REOPEN_S = 1.0
 FENCED_S = 8.0
 """Longer than the group's session: whoever was fenced hears by then that the partition is another's, and does not fence that one in turn."""
+HOLD_AFTER_S = 2.0
+"""What is delivered while nothing can be written may be repeated: after so long no further attempt is begun until the broker answers."""
 HISTORY_RETRY_S = 5.0
 TAIL = 2_000
 """Records of the feed that stay in memory for branches that are just behind."""
@@ -644,7 +646,7 @@ class Partition:
             try:
                 if gathered and self._journal is not None:
                     writes, chains = await asyncio.to_thread(self._encoded, gathered)
-                    await self._journal.commit(writes)
+                    await self._commit(self._journal, writes)
                     self._chains |= chains
             except (Fenced, Doubtful) as error:
                 if not self._is_stopping:
@@ -659,6 +661,25 @@ class Partition:
                 return
             if self._is_stopping and not self._is_busy():
                 return
+
+    async def _commit(self, journal: Journal, writes: Sequence[Write]) -> None:
+        committing = asyncio.ensure_future(journal.commit(writes))
+        try:
+            done, _ = await asyncio.wait((committing,), timeout=HOLD_AFTER_S)
+            if not done:
+                log.warning("delivery.held", extra={"topic": self._name, "partition": self.number})
+                for branch in self.branches.values():
+                    branch.is_stopping = True
+            await committing
+        finally:
+            committing.cancel()
+        if not done and not self._is_stopping:
+            log.warning("delivery.goes_on", extra={"topic": self._name, "partition": self.number})
+            for branch in self.branches.values():
+                branch.is_stopping = False
+                for lane in list(branch.lanes.values()):
+                    branch.outlet.offer(lane)
+                self.catch_up(branch)
 
     def _snapshot(self) -> _Gathered:
         """All that has happened since the last one; consistent, because nothing happens meanwhile."""
