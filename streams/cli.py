@@ -25,6 +25,7 @@ ELSEWHERE = {
     "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
     "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),
     "audit": ("streams.audit.command", "audit", "Show, verify and report what became of every sync event."),
+    "destinations": ("streams.destinations.command", "destinations", "Make, change, pause and test destinations of webhooks; send events again."),
     "deliveries": ("streams.deliveries.command", "deliveries", "Show attempts to deliver webhooks and what was given up, and try that again."),
     "waiting": ("streams.waiting_view", "waiting", "Show for whom commands wait: nobody is enrolled, or has the external id."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
