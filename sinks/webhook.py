@@ -38,8 +38,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     feeds: list[Feed] = []
     stopped = asyncio.create_task(stop.wait())
     try:
-        ready = asyncio.ensure_future(control.ready())
-        await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+        ready: asyncio.Task[Any] = asyncio.create_task(control.ready())
+        await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             ready.cancel()
             return
@@ -55,7 +55,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
             feed.start()
         if health.app is not None:
             health.app[HUB].append(hub)
-        await asyncio.wait((stopped, *(feed.failed for feed in feeds)), return_when=asyncio.FIRST_COMPLETED)
+        failures: list[asyncio.Future[Any]] = [feed.failed for feed in feeds]
+        await asyncio.wait([stopped, *failures], return_when=asyncio.FIRST_COMPLETED)
         for feed in feeds:
             if feed.failed.done():
                 feed.failed.result()
@@ -70,7 +71,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
 
 def add_routes(app: web.Application, settings: Settings) -> None:
     """Serve /internal/destinations, .../{name}/lanes and /internal/jobs/{job}: 401 without the internal token, 503 while starting."""
-    app[HUB] = hubs = []
+    hubs: list[Hub] = []
+    app[HUB] = hubs
 
     def answer(request: web.Request, look: Callable[[Hub], Any]) -> web.Response:
         if not is_authorized(request, settings):

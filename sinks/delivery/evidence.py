@@ -76,7 +76,6 @@ def audit_of(ended: Ended | Dropped) -> DeliveryAudit:
     if isinstance(ended, Dropped):
         return _audit_of_range(ended)
     record = ended.record.record
-    is_event = isinstance(record, LoyaltyEvent)
     return DeliveryAudit(
         delivery_id=f"{ended.destination}/{ended.record.event_id}",
         destination=ended.destination,
@@ -96,7 +95,7 @@ def audit_of(ended: Ended | Dropped) -> DeliveryAudit:
         ingested_at_ms=record.ingested_at_ms if isinstance(record, LoyaltyEvent) else record.occurred_at_ms,
         recorded_at_ms=record.recorded_at_ms if isinstance(record, LoyaltyEvent) else record.occurred_at_ms,
         ended_at_ms=ended.ended_at_ms,
-        correlation_id=record.correlation_id if is_event else None,
+        correlation_id=ended.record.correlation_id or None,
         chain_number=0,
         previous_hash="",
         record_hash="",

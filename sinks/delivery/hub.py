@@ -15,15 +15,16 @@ from schemas.codec import Codec
 from schemas.records import DeliveryResult, NoticeKind
 from sinks.delivery import channels, evidence
 from sinks.delivery.attempt import Exchange
+from sinks.delivery.branch import Branch
 from sinks.delivery.channels import Channel
 from sinks.delivery.evidence import Attempted
 from sinks.delivery.history import DeliveryHistory
-from sinks.delivery.lane import Lane
 from sinks.delivery.limits import Pace
 from sinks.delivery.log_reader import LogReader
 from sinks.delivery.outlet import Budget, Outlet
 from sinks.delivery.partition import Partition
 from sinks.delivery.records import Outgoing, Undecodable
+from sinks.delivery.standing import Meters, Standing, lane_shown
 from sinks.transport import Transport
 from streams import metrics, topics
 from streams.destinations.model import Destination, DestinationState, Job, State
@@ -42,7 +43,6 @@ FAILING_AFTER_S = 60.0
 FAILING_FAILURES = 3
 FAILING_FRESH_MS = 3600_000
 """A destination that was not tried for so long is not known to fail."""
-LANES_LOOKED_AT = 1_000
 LANES_SHOWN_MAX = 500
 SINK = "sink"
 """Who changes a state when it is nobody's decision."""
@@ -88,7 +88,7 @@ class Hub:
         self._paces: dict[str, tuple[Pace, float | None, float]] = {}
         self._told: set[str] = set()  # Destinations that were said to be failing.
         self._busy: set[str] = set()  # Destinations whose gauges are not zero.
-        self._meters: dict[str, _Meters] = {}
+        self._meters: dict[str, Meters] = {}
         self._changing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -270,7 +270,7 @@ class Hub:
         for branch in self._branches(name):
             branch.partition.catch_up(branch)
 
-    def _branches(self, name: str) -> list[Any]:
+    def _branches(self, name: str) -> list[Branch]:
         return [branch for partition in self.partitions.values() for branch in partition.branches.values() if branch.channel.destination == name]
 
     # From time to time.
@@ -349,7 +349,7 @@ class Hub:
 
     def status(self) -> dict[str, Any]:
         """Every destination as this process sees it."""
-        found = {name: _Standing() for name in self._outlets}
+        found = {name: Standing() for name in self._outlets}
         now_ms = time.time_ns() // 1_000_000
         for partition in self.partitions.values():
             for branch in partition.branches.values():
@@ -370,7 +370,7 @@ class Hub:
         waiting = sorted(
             (lane for branch in self._branches(name) for lane in branch.lanes.values() if lane.is_parked and lane.key > after), key=lambda lane: lane.key
         )[:limit]
-        return [_lane_shown(lane) for lane in waiting]
+        return [lane_shown(lane) for lane in waiting]
 
     def progress(self, job_id: str) -> dict[str, Any]:
         """How far a job has come in the partitions of this process."""
@@ -390,103 +390,20 @@ class Hub:
         return {**shown, "counts": dict(counts)}
 
     def _measure(self) -> None:
-        standings: dict[str, _Standing] = {}
+        standings: dict[str, Standing] = {}
         now_ms = time.time_ns() // 1_000_000
         for partition in self.partitions.values():
             for branch in partition.branches.values():
                 if not branch.is_idle and not branch.channel.is_replay:
-                    standings.setdefault(branch.channel.destination, _Standing()).add(branch, now_ms)
+                    standings.setdefault(branch.channel.destination, Standing()).add(branch, now_ms)
         for name in self._busy | standings.keys():
             outlet = self._outlets.get(name)
             if outlet is not None:
-                self._meters_of(name).show(standings.get(name) or _Standing(), outlet, now_ms)
+                self._meters_of(name).show(standings.get(name) or Standing(), outlet, now_ms)
         self._busy = set(standings)
 
-    def _meters_of(self, name: str) -> "_Meters":
+    def _meters_of(self, name: str) -> "Meters":
         meters = self._meters.get(name)
         if meters is None:
-            meters = self._meters[name] = _Meters(name)
+            meters = self._meters[name] = Meters(name)
         return meters
-
-
-class _Standing:
-    """What waits for one destination in this process."""
-
-    __slots__ = ("behind", "blocked", "oldest_ms", "parked", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting = self.behind = self.parked = self.blocked = 0
-        self.oldest_ms: int | None = None
-
-    def add(self, branch: Any, now_ms: int) -> None:
-        self.waiting += branch.waiting
-        if not branch.follows:
-            self.behind += max(0, branch.partition.position - branch.position)
-            if branch.behind_since_ms and branch.position < branch.partition.position:
-                self._note(branch.behind_since_ms)
-        for number, lane in enumerate(branch.lanes.values()):
-            if lane.is_parked:
-                self.parked += 1
-                self.blocked += lane.is_blocked
-            if number < LANES_LOOKED_AT:  # The oldest ones come first.
-                head = lane.head()
-                self._note(head[0].timestamp_ms if head else lane.failing_since_ms or now_ms)
-
-    def _note(self, at_ms: int) -> None:
-        self.oldest_ms = at_ms if self.oldest_ms is None else min(self.oldest_ms, at_ms)
-
-    def shown(self, outlet: Outlet) -> dict[str, Any]:
-        condition = outlet.condition
-        return {
-            "waiting": self.waiting, "behind_records": self.behind, "oldest_ms": self.oldest_ms, "in_flight": outlet.in_flight,
-            "concurrency": outlet.limit.limit, "breaker": outlet.breaker.phase.value, "parked_members": self.parked, "blocked_members": self.blocked,
-            "last_failure": condition.last_failure if condition.failing_since_ms is not None else "", "failing_since_ms": condition.failing_since_ms,
-        }  # fmt: skip
-
-
-class _Meters:
-    """A destination's metrics, looked up once."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.seconds = metrics.DELIVERY_SECONDS.labels(name)
-        self.latency = metrics.DELIVERY_EVENT_SECONDS.labels(name)
-        self._attempts: dict[tuple[str, str], Any] = {}
-
-    def attempt(self, verdict: str, outcome: str) -> None:
-        counter = self._attempts.get((verdict, outcome))
-        if counter is None:
-            counter = self._attempts[verdict, outcome] = metrics.DELIVERIES.labels(self._name, verdict, outcome)
-        counter.inc()
-
-    def show(self, standing: _Standing, outlet: Outlet, now_ms: int) -> None:
-        name = self._name
-        metrics.DELIVERIES_WAITING.labels(name).set(standing.waiting + standing.behind)
-        metrics.DELIVERY_OLDEST_SECONDS.labels(name).set(0 if standing.oldest_ms is None else max(0.0, (now_ms - standing.oldest_ms) / 1000))
-        metrics.DELIVERIES_IN_FLIGHT.labels(name).set(outlet.in_flight)
-        metrics.DELIVERY_CONCURRENCY.labels(name).set(outlet.limit.limit)
-        metrics.DELIVERY_PARKED_MEMBERS.labels(name).set(standing.parked)
-        metrics.DELIVERY_BLOCKED_MEMBERS.labels(name).set(standing.blocked)
-
-    def remove(self) -> None:
-        """The destination is no more."""
-        for metric in (
-            metrics.DELIVERIES_WAITING, metrics.DELIVERY_OLDEST_SECONDS, metrics.DELIVERIES_IN_FLIGHT, metrics.DELIVERY_CONCURRENCY,
-            metrics.DELIVERY_PARKED_MEMBERS, metrics.DELIVERY_BLOCKED_MEMBERS, metrics.DELIVERY_DOWN, metrics.DELIVERY_PAUSED, metrics.DELIVERY_SECONDS,
-            metrics.DELIVERY_EVENT_SECONDS,
-        ):  # fmt: skip
-            try:
-                metric.remove(self._name)
-            except KeyError:  # It was never shown.
-                pass
-        for labels in self._attempts:
-            metrics.DELIVERIES.remove(self._name, *labels)
-
-
-def _lane_shown(lane: Lane) -> dict[str, Any]:
-    head = lane.head()
-    return {
-        "member": lane.key, "channel": lane.branch.channel.channel_id, "waiting": len(lane), "attempts": lane.attempts,
-        "failing_since_ms": lane.failing_since_ms, "due_at_ms": lane.due_ms, "is_blocked": lane.is_blocked,
-        "event_id": head[0].event_id if head else None, "detail": lane.detail,
-    }  # fmt: skip

@@ -7,27 +7,26 @@ transaction: how far each channel has come, what waits, the audit, the attempts.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
 
-from schemas.contract import member_key
 from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress, DeliveryResult, NoticeKind
 from sinks.base import Receipt
 from sinks.delivery import evidence, progress
-from sinks.delivery.branch import LOADED_AT_ONCE, Branch
-from sinks.delivery.channels import Channel, asks_the_history
+from sinks.delivery.branch import Branch
+from sinks.delivery.channels import Channel
 from sinks.delivery.evidence import Attempted, Dropped, Ended
 from sinks.delivery.journal import Doubtful, Fenced, Journal, Write, key_of
 from sinks.delivery.lane import Lane
 from sinks.delivery.progress import Memory, Remembered
+from sinks.delivery.reading import RETENTION, Reading
 from sinks.delivery.records import Outgoing, Undecodable
+from sinks.delivery.transaction import Gathered, encoded
 from streams import metrics, topics
 from streams.destinations.model import Action, Job
-from streams.domain.audit_chain import chained
 from streams.errors import ContractError, LoyaltyError, UnavailableError
 from streams.topics import Topic
 
@@ -42,29 +41,8 @@ FENCED_S = 8.0
 """Longer than the group's session: whoever was fenced hears by then that the partition is another's, and does not fence that one in turn."""
 HOLD_AFTER_S = 2.0
 """What is delivered while nothing can be written may be repeated: after so long no further attempt is begun until the broker answers."""
-HISTORY_RETRY_S = 5.0
-TAIL = 2_000
-"""Records of the feed that stay in memory for branches that are just behind."""
-READ_AT_ONCE = 500
-LOADED_TOGETHER = 2_000
-DESTINATION = "destination"
-"""Header of audit records: a search decodes only what it looks for."""
 UNSENDABLE = frozenset({"KIND_UNKNOWN", "NOT_RENDERABLE"})
-RETENTION, REMOVED = "RETENTION", "DESTINATION_REMOVED"
-
-
-@dataclass(slots=True)
-class _Gathered:
-    """What one transaction writes."""
-
-    rows: dict[bytes, DeliveryProgress | None] = field(default_factory=dict)
-    ends: list[Ended | Dropped] = field(default_factory=list)
-    attempts: list[Attempted] = field(default_factory=list)
-    notices: list[DeliveryNotice] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.ends or self.attempts or self.notices or self.letters)
+REMOVED = "DESTINATION_REMOVED"
 
 
 class Partition:
@@ -85,15 +63,12 @@ class Partition:
         self._journal: Journal | None = None
         self._chains: dict[str, tuple[int, str]] = {}
         self._interested: dict[tuple[str, str], tuple[Branch, ...]] = {}
-        self._tail: deque[Outgoing] = deque(maxlen=TAIL)
-        self._tail_start: int | None = None  # From here on the tail is whole.
+        self._reading = Reading(self, hub)
         self._changed_branches: dict[Branch, None] = {}
         self._changed_lanes: dict[Lane, None] = {}
         self._written: dict[str, DeliveryProgress] = {}
         self._feed_written = -1
-        self._gathered = _Gathered()
-        self._to_load: dict[Lane, None] = {}
-        self._is_loading = False
+        self._gathered = Gathered()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
         self._write_now = asyncio.Event()
@@ -132,14 +107,10 @@ class Partition:
         """What the feed brings, in order; `next_offset` is where it goes on."""
         if self._is_stopping:
             return
-        if self._tail_start is None:
-            self._tail_start = self.position
         for one in poison:
             self._bury(evidence.letter_of_undecodable(self._name, self.number, one, self.now_ms()))
         for record in records:
-            if len(self._tail) == TAIL:
-                self._tail_start = self._tail[0].offset + 1
-            self._tail.append(record)
+            self._reading.passes(record)
             for branch in self._interested_in(record):
                 if branch.follows and branch.channel.passes(record):
                     if not branch.outlet.takes_more:
@@ -195,7 +166,7 @@ class Partition:
     def _begin(self, journal: Journal, memory: Memory, feed: int, first: int) -> None:
         """Go on from what is remembered. `feed` is what branches that follow had come to, `first` where the log begins now."""
         if self._is_stopping:
-            self._spawn(asyncio.to_thread(journal.close))
+            self.spawn(asyncio.to_thread(journal.close))
             return
         self._journal, self._chains = journal, memory.chains
         self.position = max(self.position, feed)
@@ -213,7 +184,7 @@ class Partition:
         self.is_open = True
         self._interested.clear()
         if unfinished:
-            self._spawn(self._read_unfinished(unfinished))
+            self.spawn(self._read_unfinished(unfinished))
         for branch in self.branches.values():
             for lane in list(branch.lanes.values()):
                 branch.outlet.offer(lane)
@@ -224,7 +195,7 @@ class Partition:
     def _resume(self, channel: Channel, remembered: Remembered, feed: int) -> list[tuple[Branch, list[int]]]:
         row = remembered.row
         if row is None:  # Lanes alone: a row of the channel is written with them, so this is another's doing. They are delivered.
-            row = DeliveryProgress(kind=progress.ProgressKind.CHANNEL, topic=self.topic.stream, channel=channel.channel_id, position=-1)
+            row = progress.following_row(self.topic.stream, channel.channel_id)
         unfinished = progress.unpacked(row.offsets)
         position = feed if row.position < 0 else row.position
         branch = Branch(self, channel, self._hub.outlet(channel.destination), position=position, follows=False)
@@ -319,7 +290,7 @@ class Partition:
             self.branch_changed(branch)
         else:
             branch.is_new = True
-            self._spawn(self._start(branch))
+            self.spawn(self._start(branch))
 
     async def _start(self, branch: Branch) -> None:
         """Find out where a channel begins that has never been here."""
@@ -362,7 +333,7 @@ class Partition:
                 branch.stay_behind(self.position)
                 branch.end = self.position
                 self.branch_changed(branch)
-                self._finish_if_done(branch)
+                self.finish_if_done(branch)
         else:
             offsets = [offset for lane in branch.lanes.values() for offset in lane.offsets]
             if not channel.is_replay and (offsets or not branch.follows):
@@ -396,7 +367,7 @@ class Partition:
         for job in list(self._hub.jobs.values()):
             if job.action is not Action.REPLAY and not job.is_cancelled and job.job_id not in self.acts and self.is_open:
                 self.acts[job.job_id] = {}
-                self._spawn(self._act(job))
+                self.spawn(self._act(job))
 
     async def _act(self, job: Job) -> None:
         lanes = [
@@ -420,10 +391,7 @@ class Partition:
                 self.lane_changed(lane)
                 lane.branch.outlet.hurry(lane)
         self.acts[job.job_id] = {"matched": len(lanes)}
-        row = DeliveryProgress(
-            kind=progress.ProgressKind.CHANNEL, topic=self.topic.stream, destination=job.destination, channel=f"{job.destination}#{job.job_id}",
-            counts={"matched": len(lanes)}, is_done=True,
-        )  # fmt: skip
+        row = progress.done_row(self.topic.stream, job.job_id, job.destination, {"matched": len(lanes)})
         self._gathered.rows[key_of(row)] = row
 
     def job(self, job_id: str) -> tuple[bool, dict[str, int]] | None:
@@ -433,94 +401,8 @@ class Partition:
                 return branch.is_done, branch.counts
         return (True, self.acts[job_id]) if job_id in self.acts else None
 
-    # Reading what is behind.
-
-    def tick(self) -> None:
-        """From time to time: whoever is behind and has room reads on."""
-        for branch in list(self.branches.values()):
-            if not branch.follows:
-                self.catch_up(branch)
-
-    def catch_up(self, branch: Branch) -> None:
-        """Read on for a branch that is behind, if there is room and a point in it. Harmless to repeat."""
-        if branch.follows or branch.is_reading or branch.is_closed or branch.is_stopping or branch.is_new or branch.is_done:
-            return
-        if branch.unfinished or not self.is_open or self._finish_if_done(branch) or not branch.wants_more:
-            return
-        if branch.channel.cadence_s is not None and time.monotonic() < branch.next_batch_s:
-            return
-        if branch.channel.job is None and self._tail_start is not None and branch.position >= self._tail_start:
-            self._read_tail(branch)
-            return
-        branch.is_reading = True
-        self._spawn(self._read(branch))
-
-    def _read_tail(self, branch: Branch) -> None:
-        end = self.position if branch.end is None else min(branch.end, self.position)
-        for record in self._tail:
-            if record.offset >= end:
-                break
-            if record.offset >= branch.position and branch.channel.wants(record):
-                branch.take(record)
-                if not branch.has_room:
-                    branch.position = record.offset + 1
-                    self.branch_changed(branch)
-                    return
-        branch.position = max(branch.position, end)
-        self._arrive(branch)
-
-    async def _read(self, branch: Branch) -> None:
-        try:
-            while branch.wants_more and not branch.is_closed and not branch.is_stopping and not branch.is_done:
-                end = self.position if branch.end is None else min(branch.end, self.position)
-                if branch.position >= end:
-                    self._arrive(branch)
-                    return
-                await self._read_once(branch, end)
-                self.branch_changed(branch)
-        except UnavailableError as error:
-            log.warning("delivery.history_unreachable", extra={"channel": branch.channel.channel_id, "error": str(error)})
-            await asyncio.sleep(HISTORY_RETRY_S)
-        finally:
-            branch.is_reading = False
-
-    async def _read_once(self, branch: Branch, end: int) -> None:
-        chunk = await self._hub.log.read(self.topic, self.number, branch.position, end, READ_AT_ONCE, branch.channel.keys)
-        job = branch.channel.job
-        if chunk.first_offset > branch.position:
-            if job is None:
-                self._dropped(branch.channel.destination, branch.position, chunk.first_offset - 1, "", RETENTION)
-            branch.position = chunk.first_offset
-        wanted = [record for record in chunk.records if branch.channel.wants(record)]
-        if job is not None and asks_the_history(job) and wanted:
-            wanted = await self._hub.history.choose(job, wanted)
-        for record in wanted:
-            if branch.is_closed or branch.is_stopping or branch.is_done:
-                return
-            if job is not None and not job.is_dry_run:
-                await self._hub.pace(job)
-                if branch.is_closed or branch.is_stopping or branch.is_done:
-                    return
-            branch.count("matched", 1)
-            if job is not None and job.is_dry_run:
-                continue
-            branch.position = record.offset + 1
-            branch.take(record)
-            if not branch.has_room:
-                return
-        branch.position = chunk.next_offset
-
-    def _arrive(self, branch: Branch) -> None:
-        """It has come as far as there is to read."""
-        self.branch_changed(branch)
-        if self._finish_if_done(branch):
-            return
-        if branch.channel.cadence_s is not None:
-            branch.next_batch_s = time.monotonic() + branch.channel.cadence_s
-        elif branch.channel.follows and branch.end is None and branch.position >= self.position and branch.outlet.takes_more:
-            branch.follows, branch.behind_since_ms = True, 0
-
-    def _finish_if_done(self, branch: Branch) -> bool:
+    def finish_if_done(self, branch: Branch) -> bool:
+        """Whether a channel with an end has come to it, and has nothing left to do."""
         if branch.end is None or branch.position < branch.end or branch.lanes or branch.is_reading:
             return False
         if branch.channel.is_replay:
@@ -530,33 +412,17 @@ class Partition:
             self._remove(branch)
         return True
 
+    def tick(self) -> None:
+        """From time to time: whoever is behind and has room reads on."""
+        self._reading.tick()
+
+    def catch_up(self, branch: Branch) -> None:
+        """Read on for a branch that is behind, if there is room and a point in it. Harmless to repeat."""
+        self._reading.catch_up(branch)
+
     def load(self, lane: Lane) -> None:
         """Read a lane's next records again."""
-        self._to_load[lane] = None
-        if not self._is_loading:
-            self._is_loading = True
-            self._spawn(self._load())
-
-    async def _load(self) -> None:
-        try:
-            while self._to_load:
-                await asyncio.sleep(0)  # Those that are asked for in one go are read in one go.
-                lanes: dict[Lane, list[int]] = {}
-                total = 0
-                while self._to_load and total < LOADED_TOGETHER:
-                    lane = next(iter(self._to_load))
-                    del self._to_load[lane]
-                    lanes[lane] = lane.first(LOADED_AT_ONCE)
-                    total += len(lanes[lane])
-                near = {record.offset: record for record in self._tail}
-                far = sorted({offset for offsets in lanes.values() for offset in offsets if offset not in near})
-                found = await self._hub.log.read_offsets(self.topic, self.number, far) if far else {}
-                for lane, offsets in lanes.items():
-                    lane.branch.loaded(lane, {offset: near.get(offset) or found.get(offset) for offset in offsets})
-                    if not len(lane):
-                        self.catch_up(lane.branch)
-        finally:
-            self._is_loading = False
+        self._reading.load(lane)
 
     # What happens.
 
@@ -645,19 +511,20 @@ class Partition:
             gathered = self._snapshot()
             try:
                 if gathered and self._journal is not None:
-                    writes, chains = await asyncio.to_thread(self._encoded, gathered)
+                    prefix, codec = self._hub.settings.topic_prefix, self._hub.codec
+                    writes, chains = await asyncio.to_thread(encoded, gathered, self._chains, prefix, codec, self.topic, self.number)
                     await self._commit(self._journal, writes)
                     self._chains |= chains
             except (Fenced, Doubtful) as error:
                 if not self._is_stopping:
                     log.warning("delivery.journal_lost", extra={"topic": self._name, "partition": self.number, "error": str(error)})
-                    self._spawn(self._reopen(FENCED_S if isinstance(error, Fenced) else 0.0))
+                    self.spawn(self._reopen(FENCED_S if isinstance(error, Fenced) else 0.0))
                 return
             except Exception:
                 # What was to be written is gone from memory: only what is durable can be gone on from.
                 log.exception("delivery.journal_failed", extra={"topic": self._name, "partition": self.number})
                 if not self._is_stopping:
-                    self._spawn(self._reopen(REOPEN_S))
+                    self.spawn(self._reopen(REOPEN_S))
                 return
             if self._is_stopping and not self._is_busy():
                 return
@@ -681,9 +548,9 @@ class Partition:
                     branch.outlet.offer(lane)
                 self.catch_up(branch)
 
-    def _snapshot(self) -> _Gathered:
+    def _snapshot(self) -> Gathered:
         """All that has happened since the last one; consistent, because nothing happens meanwhile."""
-        gathered, self._gathered = self._gathered, _Gathered()
+        gathered, self._gathered = self._gathered, Gathered()
         stream = self.topic.stream
         if self.position != self._feed_written:
             self._feed_written = self.position
@@ -704,32 +571,6 @@ class Partition:
         self._changed_branches = {branch: None for branch in self._changed_branches if branch.is_new and not branch.is_closed}
         return gathered
 
-    def _encoded(self, gathered: _Gathered) -> tuple[list[Write], dict[str, tuple[int, str]]]:
-        """In a thread: the records of one transaction, and the new ends of the chains."""
-        hub, encode = self._hub, self._hub.codec.encode
-        stream, number = self.topic.stream, self.number
-        chains: dict[str, tuple[int, str]] = {}
-        writes: list[Write] = []
-        for ended in gathered.ends:
-            count, before = chains.get(ended.destination) or self._chains.get(ended.destination, (0, ""))
-            record = chained(evidence.audit_of(ended), count + 1, before)
-            chains[ended.destination] = (count + 1, record.record_hash)
-            key = member_key(record.program_id, record.member_id)
-            writes.append(Write(hub.name(topics.DELIVERY_AUDIT), number, key, encode(record), [(DESTINATION, ended.destination.encode())]))
-        for destination, (count, record_hash) in chains.items():
-            row = progress.chain_row(stream, destination, count, record_hash)
-            gathered.rows[key_of(row)] = row
-        for attempted in gathered.attempts:
-            attempt = evidence.attempt_of(attempted)
-            writes.append(Write(hub.name(topics.DELIVERY_ATTEMPTS), number, member_key(attempt.program_id, attempt.member_id), encode(attempt), []))
-        for notice in gathered.notices:
-            writes.append(Write(hub.name(topics.DELIVERY_NOTICES), None, notice.destination.encode(), encode(notice), []))
-        for letter in gathered.letters:
-            writes.append(Write(hub.name(topics.DEAD_LETTERS), number, letter.key or b"", encode(letter), []))
-        for key, one in gathered.rows.items():
-            writes.append(Write(hub.name(topics.DELIVERY_PROGRESS), number, key, None if one is None else encode(one), []))
-        return writes, chains
-
     async def _reopen(self, after_s: float) -> None:
         """What is durable counts, not what is in memory: begin again from there."""
         self.is_open = False
@@ -737,7 +578,8 @@ class Partition:
             branch.close()
         self.branches.clear()
         self._interested.clear()
-        self._changed_branches, self._changed_lanes, self._gathered, self._to_load = {}, {}, _Gathered(), {}
+        self._changed_branches, self._changed_lanes, self._gathered = {}, {}, Gathered()
+        self._reading.forget()
         self.acts.clear()
         old, self._journal = self._journal, None
         if old is not None:
@@ -757,7 +599,8 @@ class Partition:
             self._begin(journal, memory, feed, bounds[0])
             return
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Work of its own, for as long as the partition is here."""
         task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

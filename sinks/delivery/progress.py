@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 from schemas.records import DeliveryProgress, ProgressKind
@@ -40,29 +40,36 @@ def lane_row(lane: Lane, segment: int) -> DeliveryProgress | None:
     offsets = lane.segment(segment)
     if not offsets:
         return None
-    is_first = segment == lane.segments()[0]
-    return DeliveryProgress(
-        **_lane_key(lane, segment), offsets=packed(offsets),
-        attempts=lane.attempts if is_first else 0, failing_since_ms=lane.failing_since_ms if is_first else None,
-        due_at_ms=lane.due_ms if is_first else None, is_blocked=lane.is_blocked and is_first, detail=lane.detail[:200] if is_first else "",
-    )  # fmt: skip
+    row = replace(no_lane_row(lane, segment), offsets=packed(offsets))
+    if segment != lane.segments()[0]:
+        return row
+    return replace(
+        row, attempts=lane.attempts, failing_since_ms=lane.failing_since_ms, due_at_ms=lane.due_ms, is_blocked=lane.is_blocked, detail=lane.detail[:200]
+    )
 
 
 def no_lane_row(lane: Lane, segment: int) -> DeliveryProgress:
     """What stands for a segment that is no more, for its key."""
-    return DeliveryProgress(**_lane_key(lane, segment))
+    channel = lane.branch.channel
+    return DeliveryProgress(
+        kind=ProgressKind.LANE, topic=channel.stream, destination=channel.destination, channel=channel.channel_id, member=lane.key, segment=segment
+    )
 
 
 def chain_row(stream: str, destination: str, number: int, record_hash: str) -> DeliveryProgress:
     return DeliveryProgress(kind=ProgressKind.CHAIN, topic=stream, destination=destination, chain_number=number, record_hash=record_hash)
 
 
-def _lane_key(lane: Lane, segment: int) -> dict[str, object]:
-    channel = lane.branch.channel
-    return {
-        "kind": ProgressKind.LANE, "topic": channel.stream, "destination": channel.destination, "channel": channel.channel_id, "member": lane.key,
-        "segment": segment,
-    }  # fmt: skip
+def done_row(stream: str, job_id: str, destination: str, counts: dict[str, int]) -> DeliveryProgress:
+    """A job that is no replay is done here."""
+    return DeliveryProgress(
+        kind=ProgressKind.CHANNEL, topic=stream, destination=destination, channel=f"{destination}#{job_id}", counts=counts, is_done=True
+    )
+
+
+def following_row(stream: str, channel: str) -> DeliveryProgress:
+    """What stands for the row of a channel of which only lanes are remembered."""
+    return DeliveryProgress(kind=ProgressKind.CHANNEL, topic=stream, channel=channel, position=-1)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,61 @@
+"""What has happened in a partition -> the records of one transaction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.codec import Codec
+from schemas.contract import member_key
+from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress
+from sinks.delivery import evidence, progress
+from sinks.delivery.evidence import Attempted, Dropped, Ended
+from sinks.delivery.journal import Write, key_of
+from streams import topics
+from streams.domain.audit_chain import chained
+from streams.topics import Topic
+
+DESTINATION = "destination"
+"""Header of audit records: a search decodes only what it looks for."""
+Link = tuple[int, str]
+"""Number and hash of a chain's last record."""
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What one transaction writes."""
+
+    rows: dict[bytes, DeliveryProgress | None] = field(default_factory=dict)
+    ends: list[Ended | Dropped] = field(default_factory=list)
+    attempts: list[Attempted] = field(default_factory=list)
+    notices: list[DeliveryNotice] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.ends or self.attempts or self.notices or self.letters)
+
+
+def encoded(
+    gathered: Gathered, before: Mapping[str, Link], prefix: str, codec: Codec, topic: Topic, number: int
+) -> tuple[list[Write], dict[str, Link]]:
+    """The records of one transaction of a partition, and the new ends of the audit chains; `before` has their old ones. Runs in a thread."""
+    encode, stream = codec.encode, topic.stream
+    chains: dict[str, tuple[int, str]] = {}
+    writes: list[Write] = []
+    for ended in gathered.ends:
+        count, record_hash = chains.get(ended.destination) or before.get(ended.destination, (0, ""))
+        record = chained(evidence.audit_of(ended), count + 1, record_hash)
+        chains[ended.destination] = (count + 1, record.record_hash)
+        key = member_key(record.program_id, record.member_id)
+        writes.append(Write(topics.DELIVERY_AUDIT.name(prefix), number, key, encode(record), [(DESTINATION, ended.destination.encode())]))
+    for destination, (count, record_hash) in chains.items():
+        row = progress.chain_row(stream, destination, count, record_hash)
+        gathered.rows[key_of(row)] = row
+    for attempted in gathered.attempts:
+        attempt = evidence.attempt_of(attempted)
+        writes.append(Write(topics.DELIVERY_ATTEMPTS.name(prefix), number, member_key(attempt.program_id, attempt.member_id), encode(attempt), []))
+    for notice in gathered.notices:
+        writes.append(Write(topics.DELIVERY_NOTICES.name(prefix), None, notice.destination.encode(), encode(notice), []))
+    for letter in gathered.letters:
+        writes.append(Write(topics.DEAD_LETTERS.name(prefix), number, letter.key or b"", encode(letter), []))
+    for key, one in gathered.rows.items():
+        writes.append(Write(topics.DELIVERY_PROGRESS.name(prefix), number, key, None if one is None else encode(one), []))
+    return writes, chains
