@@ -226,7 +226,8 @@ class Hub:
         self._channels = found
         for name in destinations:
             state = self._control.states.get(name)
-            self._pause(name, state is not None and state.state is not State.ACTIVE)
+            if self._pause(name, state is not None and state.state is not State.ACTIVE) and state is not None:
+                self._tell_of(state)
             if state is not None and state.failing_since_ms is not None and self._outlets[name].condition.failing_since_ms is None:
                 self._told.add(name)
         for partition in self.partitions.values():
@@ -251,10 +252,11 @@ class Hub:
         if meters is not None:
             meters.remove()
 
-    def _pause(self, name: str, paused: bool) -> None:
+    def _pause(self, name: str, paused: bool) -> bool:
+        """Whether that is a change."""
         outlet = self._outlets[name]
         if outlet.is_paused == paused:
-            return
+            return False
         outlet.pause(paused)
         for branch in self._branches(name):
             if paused:
@@ -263,6 +265,13 @@ class Hub:
                 branch.partition.catch_up(branch)
         metrics.DELIVERY_PAUSED.labels(name).set(paused)
         log.warning("delivery.paused" if paused else "delivery.resumed", extra={"destination": name})
+        return True
+
+    def _tell_of(self, state: DestinationState) -> None:
+        """What an operator has decided: one process tells it."""
+        if (topics.DELIVERY_NOTICES.stream, 0) in self.partitions:
+            kind = NoticeKind.DESTINATION_ENABLED if state.state is State.ACTIVE else NoticeKind.DESTINATION_DISABLED
+            self._tell(kind, state.name, state.reason or state.state.value, state.detail)
 
     def _breaker_changed(self, outlet: Outlet) -> None:
         name = outlet.destination.name

@@ -15,7 +15,7 @@ from streams.deliveries.query import Attempts, DeadLetters
 from streams.destinations.model import Action, Job, Which
 from streams.errors import ContractError
 from streams.history import Query, Reader, instant_ms
-from streams.ingress import commands, filters
+from streams.ingress import commands, destinations, filters
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
 from streams.ingress.parts import CORRELATION_ID, PARTS
@@ -91,7 +91,8 @@ async def redrive(request: web.Request) -> web.Response:
         since_ms=max(0, chosen.first_ms - CLOCKS_APART_MS), until_ms=chosen.last_ms + CLOCKS_APART_MS, programs=token.programs,
         event_ids=chosen.event_ids, created_by=token.name, created_at_ms=now_ms,
     )  # fmt: skip
-    await parts.control.put_job(job, changed_by=token.name)
+    async with destinations.told():
+        await parts.control.put_job(job, changed_by=token.name)
     body = {
         "job_id": job.job_id, "destination": destination, "which": job.which.value, "since": format_time(job.since_ms),
         "until": format_time(job.until_ms), "dead_letters": chosen.count, "created_by": job.created_by, "created_at": format_time(now_ms),

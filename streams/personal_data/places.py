@@ -21,6 +21,9 @@ SECTIONS = {
     "member_profile_history": "Every version of the profile, with the system that made it so. An erasure removes all versions before it.",
     "sync_audit": "What became of every command about the member; values that may be personal are masked.",
     "delivery_audit": "What became of every event about the member that went out to a destination.",
+    "delivery_attempts": "Every attempt to deliver an event about the member, with what was sent and what the destination answered. What senders gave"
+    " as reasons is masked. Kept for LOYALTY_ATTEMPT_RETENTION_DAYS, 30 unless said; what went out in batches with others' events is not in here.",
+    "delivery_notices": "What happened to destinations because of an event about the member: it was given up, for example. Kept as long as the audit.",
     "dead_letters": "Records under the member's key that could not be processed: why and where. Their bytes are in the topic of dead letters.",
 }
 """Section of the export -> what it is, and how long it stays."""
@@ -38,6 +41,8 @@ REMAINS = {
     "inbound topics": f"The commands as they came, {INBOUND_DAYS} days from then on: retention.ms of the topics.",
     "relays": f"External ids on their way to where they are looked up, and commands for merged numbers: {retention_days(topics.RELAYS)} days.",
     "events topic": f"What was sent to destinations, with the reasons that senders gave: {retention_days(topics.EVENTS)} days.",
+    "attempts to deliver": "What was sent, with senders' reasons masked, and what destinations answered, under the member's number: for"
+    f" LOYALTY_ATTEMPT_RETENTION_DAYS, 30 unless said; in the topic {retention_days(topics.DELIVERY_ATTEMPTS)} days, with the reasons.",
     "dead letters": f"Records that could not be processed, whole: {retention_days(topics.DEAD_LETTERS)} days.",
     "webhook inbox": f"Webhooks that hint at a change: {retention_days(topics.WEBHOOK_INBOX)} days.",
     "audit": "That something changed, when, and by whose word; values are masked. Kept as long as the audit is.",
