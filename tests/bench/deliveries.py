@@ -21,7 +21,7 @@ from tests.bench.rig import Stalled
 RATES = (1000.0, 750.0, 500.0, 350.0, 250.0, 150.0)
 ISOLATION_RATES = (1000.0, 500.0, 250.0)
 CARDINALITIES = (10, 100, 1_000, 5_000)
-NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker", "hot", "outage")
+NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker", "hot", "replay", "outage")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,7 @@ NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker
 @click.option("--quick", is_flag=True, help="Everything, short: does it run?")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write all numbers here.")
 def main(only: str, events: int, phase_s: float, per_second: float | None, down_s: float, quick: bool, json_file: Path | None) -> None:
-    """Measure deliveries: throughput, latency, isolation, cardinality, retries, breaker, a hot member, an outage of the broker."""
+    """Measure deliveries: throughput, latency, isolation, cardinality, retries, breaker, a hot member, a replay, an outage of the broker."""
     console = Console(stderr=True)
     chosen = [name for name in only.split(",") if name] or list(NAMES)
     if unknown := set(chosen) - set(NAMES):
@@ -85,6 +85,8 @@ def _rounds(
             return [("breaker", lambda: faults.breaker(rig, per_second=min(300.0, load), before_s=5, down_s=8 if quick else 20, after_s=10))]
         case "hot":
             return [("a hot member", lambda: faults.hot_member(rig, per_second=load, duration_s=phase_s / 2, events=1_000 if quick else 10_000))]
+        case "replay":
+            return [("a replay", lambda: faults.replay(rig, per_second=load, duration_s=phase_s / 2, events=4_000 if quick else 100_000))]
         case _:
             return [("outage of the broker", lambda: faults.outage(rig, per_second=min(200.0, load), before_s=10, down_s=down_s, after_s=20))]
 

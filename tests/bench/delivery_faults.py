@@ -6,7 +6,8 @@ from typing import Any
 from tests.bench import delivery_figures as figures
 from tests.bench.delivery_feed import Mix
 from tests.bench.delivery_measure import DELAY_MS, phase
-from tests.bench.delivery_rig import DeliveryRig
+from tests.bench.delivery_rig import DeliveryRig, name
+from tests.chaos.deliveries.operator import Operator
 
 BREAKER_DELAY_MS = 50.0
 PROBES_BEGIN_AFTER_S = 0.1  # So long a pause between two failures means that the breaker is open.
@@ -95,6 +96,29 @@ def hot_member(rig: DeliveryRig, *, per_second: float, duration_s: float, events
         "per_second": per_second, "pending": events, "baseline_delivered_share": baseline["delivered_share"],
         "others_delivered_share": blocked["delivered_share"], "baseline_p99_ms": baseline["p99_ms"], "others_p99_ms": blocked["p99_ms"],
         "failed_attempts": len(hot) - len(taken), "inversions": figures.inversions(hot, 1), "drained_s": (max(taken) - healed_ns) / 1e9,
+    }  # fmt: skip
+
+
+def replay(rig: DeliveryRig, *, per_second: float, duration_s: float, events: int) -> dict[str, Any]:
+    """A destination's whole past is sent again as fast as it goes, while live events go on: how late those are, beside the same without it."""
+    with rig.place(1, delay_ms=DELAY_MS) as place:
+        place.fill(events)
+        place.start_sinks()
+        place.wait_for(events)
+        baseline = phase(place, per_second, duration_s)
+        operator = Operator(place.settings)
+        operator.start()
+        try:
+            operator.replay(name(0))
+            began_s = time.monotonic()
+            beside = phase(place, per_second, duration_s)
+            took_s = time.monotonic() - began_s
+            again = len(place.arrivals()) - place.sent
+        finally:
+            operator.stop()
+    return {
+        "per_second": per_second, "events": events, "baseline_p99_ms": baseline["p99_ms"], "live_p99_ms": beside["p99_ms"],
+        "delivered_share": beside["delivered_share"], "replayed": again, "replayed_s": again / took_s, "rss_mib": beside["rss_mib"],
     }  # fmt: skip
 
 

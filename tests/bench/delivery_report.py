@@ -22,7 +22,7 @@ def bars(results: Results) -> list[Bar]:
     """Those for which there are measurements."""
     found: list[Bar] = []
     for name, look in (("isolation", _isolation), ("cardinality", _cardinality), ("throughput", _throughput), ("latency", _latency),
-                       ("hot", _hot), ("outage", _outage), ("breaker", _breaker), ("spread", _spread)):  # fmt: skip
+                       ("hot", _hot), ("replay", _replay), ("outage", _outage), ("breaker", _breaker), ("spread", _spread)):  # fmt: skip
         rounds = [one for one in results.get(name, ()) if "error" not in one]
         failed = [one for one in results.get(name, ()) if "error" in one]
         found += [Bar("", name, "ends", str(one["error"]).splitlines()[-1][:100], False) for one in failed]
@@ -76,6 +76,16 @@ def _latency(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [
         Bar("B4", f"{one['per_second']:.0f} ev/s, append to receiver", "p50 <= 25, p99 <= 100 ms",
             f"p50 {one['p50_ms']:.1f}, p99 {one['p99_ms']:.1f} ms at {one['cores']:.2f} cores", one["p50_ms"] <= 25 and one["p99_ms"] <= 100)
+        for one in rounds
+    ]  # fmt: skip
+
+
+def _replay(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
+    return [
+        Bar("B9", f"{one['events']:,} events replayed beside {one['per_second']:.0f} live ev/s: live p99",
+            f"<= {min(1.2 * one['baseline_p99_ms'], one['baseline_p99_ms'] + 50):.0f} ms",
+            f"{one['live_p99_ms']:.0f} ms (baseline {one['baseline_p99_ms']:.0f}), {one['replayed']:,} replayed at {one['replayed_s']:.0f}/s meanwhile",
+            one["live_p99_ms"] <= min(1.2 * one["baseline_p99_ms"], one["baseline_p99_ms"] + 50))
         for one in rounds
     ]  # fmt: skip
 
