@@ -1,19 +1,17 @@
 """Reads of personal data by the API -> the delivery-audit topic: who read which member's profile, audit or export.
 
-Each process and token has a chain of its own, `api:<token>@<process>`, in one partition: a process cannot go on with what another one wrote.
+Each process and token has a chain of its own, `api:<token>@<process>`, in one partition, see streams/ingress/access_log.py.
 """
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
-from zlib import crc32
 
 from schemas.codec import Codec
 from schemas.records import DeliveryAudit, DeliveryResult
-from sinks.audit import DeliveryLog
 from streams import metrics
 from streams.errors import UnavailableError
+from streams.ingress.access_log import AccessLog
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,29 +28,22 @@ class Accesses:
     """The records of one ingress process. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, codec: Codec, clock: Callable[[], float]) -> None:
-        self._log = DeliveryLog(settings, codec)
+        self._log = AccessLog(settings, codec)
         self._clock = clock
-        self._process = secrets.token_hex(4)
-        self._partition = crc32(self._process.encode()) % settings.kafka_partitions
-        self._known: set[str] = set()
         self._late: set[asyncio.Future[None]] = set()
 
     async def record(self, token: str, program_id: str, member_id: str, what: str, correlation_id: str) -> None:
         """Write that the token has read `what` of the member. Raises UnavailableError when too much waits to be written."""
         if self._log.waiting >= WAITING_MAX:
             raise UnavailableError("too many records of reads wait for Kafka")
-        reader = f"api:{token}@{self._process}"
-        if reader not in self._known:
-            self._known.add(reader)
-            self._log.begin(reader, self._partition)
         now_ms = int(self._clock() * 1000)
         record = DeliveryAudit(
-            delivery_id=f"{reader}/{correlation_id}", destination=reader, event_id=correlation_id, program_id=program_id, member_id=member_id,
+            delivery_id="", destination=f"api:{token}", event_id=correlation_id, program_id=program_id, member_id=member_id,
             sequence=0, kind=KIND, result=DeliveryResult.DELIVERED, status=200, attempts=1, command_id=what, source_system=SOURCE_SYSTEM,
             occurred_at_ms=now_ms, ingested_at_ms=now_ms, recorded_at_ms=now_ms, ended_at_ms=now_ms, correlation_id=correlation_id,
             chain_number=0, previous_hash="", record_hash="",
         )  # fmt: skip
-        writing = asyncio.ensure_future(self._log.write(record, self._partition))
+        writing = asyncio.ensure_future(self._log.write(record))
         done, _ = await asyncio.wait((writing,), timeout=WAIT_S)
         metrics.ACCESSES.labels("recorded" if done else "late").inc()
         if done:
