@@ -38,7 +38,7 @@ SESSION_TIMEOUT_MS = 6_000  # After a kill, another process takes the partitions
 SILENCE_S = 10.0  # A log this quiet is asked whether its broker still answers.
 ANSWER_S = 3.0
 COMMITTED_S = 10.0  # How long an assignment waits for the commits of whoever had the partitions before.
-FETCH_KBYTES_MAX = 16 * 1024  # Read ahead per consumer; librdkafka would take 64 MiB, and there is one consumer per destination.
+FETCH_KBYTES_MAX = 16 * 1024  # Read ahead per consumer; librdkafka would take 64 MiB, and a process may have several.
 UNANSWERED = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._WAIT_COORD, KafkaError.COORDINATOR_NOT_AVAILABLE)
 
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from sinks.base import Deliver, Item, Receipt, Verdict
 from sinks.schedule import Schedule
@@ -361,8 +361,3 @@ class Lanes(Generic[R]):
     def _report_breaker(self) -> None:
         if self._breaker_changed is not None:
             self._breaker_changed(self._down)
-
-
-def by_key(item: Item[Any]) -> str:
-    """The lane of an item: its key, which is the member. Bytes that are not UTF-8 still make a lane."""
-    return item.key.decode(errors="backslashreplace")

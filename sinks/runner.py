@@ -1,4 +1,6 @@
-"""topic -> lanes -> `deliver`: at least once, in order per lane. What every sink that delivers one item at a time runs in."""
+"""topic -> lanes -> `deliver`: at least once, in order per lane. What runs in it delivers one item at a time to one back end, as the ingress reads
+entities again. Destinations of webhooks, of which there may be thousands, have sinks/delivery instead.
+"""
 
 import asyncio
 import logging
@@ -10,7 +12,7 @@ from schemas.codec import Codec
 from sinks.base import Deliver, Health, Item, Receipt, Verdict
 from sinks.dead_letters import DeadLetters, GivenUp
 from sinks.intake import Handlers, Intake, Poison
-from sinks.lanes import Finished, Lanes
+from sinks.lanes import Lanes
 from sinks.schedule import Schedule
 from streams import metrics
 from streams.codec import open_codec
@@ -36,36 +38,29 @@ async def run_lanes(
     lane: Callable[[Item[R]], str],
     concurrency_max: int,
     stop: asyncio.Event,
-    wanted: Callable[[Item[R]], bool] | None = None,
     outstanding_max: int = OUTSTANDING_MAX,
     schedule: Schedule = Schedule(),
     codec: Codec | None = None,
     health: Health | None = None,
-    destination: str = "",
     drain_s: float = DRAIN_S,
-    ended: Finished[R] | None = None,
-    revoked: Callable[[frozenset[int]], None] | None = None,
 ) -> None:
     """Deliver every record of `topic` until `stop` is set; then wait up to `drain_s` for attempts under way, commit, return.
 
     An offset is committed when its record and all before it in the partition are finished: DELIVERED, SKIPPED, or acknowledged by the
-    broker as a dead letter. What is not `wanted` is SKIPPED at once, without waiting in its lane. Kafka out of reach is waited for.
-    `sink` names the processor in dead letters and metrics, `destination` (default: `sink`) in the metrics of deliveries; `health`
-    learns whether records are being read. `ended` is awaited for each item that was delivered or refused, before its offset may be
-    committed; `revoked` hears of partitions that are another's now.
+    broker as a dead letter. Kafka out of reach is waited for. `sink` names the processor in dead letters and metrics; `health` learns
+    whether records are being read.
     """
     codec = codec or open_codec(settings)
     run = _Run(
-        settings, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max, schedule=schedule, wanted=wanted,
-        ended=ended, revoked=revoked,
+        settings, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max, schedule=schedule,
         lanes_of=lambda run: Lanes(
             deliver, run.finished, lane=lane, concurrency_max=concurrency_max, postponed=run.postponed, schedule=schedule, name=sink,
-            breaker_changed=lambda down: metrics.DELIVERY_DOWN.labels(destination or sink).set(down),
+            breaker_changed=lambda down: metrics.DELIVERY_DOWN.labels(sink).set(down),
         ),
     )  # fmt: skip
     if health is not None:
         health.set(sink, run.intake.readiness)
-    await run.until(stop, destination or sink, drain_s)
+    await run.until(stop, drain_s)
 
 
 class _Run(Generic[R]):
@@ -79,16 +74,10 @@ class _Run(Generic[R]):
         codec: Codec,
         outstanding_max: int,
         schedule: Schedule,
-        wanted: Callable[[Item[R]], bool] | None,
-        ended: Finished[R] | None,
-        revoked: Callable[[frozenset[int]], None] | None,
         lanes_of: "Callable[[_Run[R]], Lanes[R]]",
     ) -> None:
         self._sink = sink
         self._topic_name = topic.name(settings.topic_prefix)
-        self._wanted = wanted
-        self._ended = ended
-        self._other_revoked = revoked
         self._lanes = lanes_of(self)
         self._dead_letters = DeadLetters(settings, codec, processor=sink, schedule=schedule)
         self._burying: set[asyncio.Task[None]] = set()
@@ -100,9 +89,9 @@ class _Run(Generic[R]):
         )
         self.intake = Intake(settings, handlers, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max)
 
-    async def until(self, stop: asyncio.Event, destination: str, drain_s: float) -> None:
+    async def until(self, stop: asyncio.Event, drain_s: float) -> None:
         self.intake.start()
-        measuring = asyncio.create_task(self._measure(destination))
+        measuring = asyncio.create_task(self._measure())
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((stopped, self.intake.failed), return_when=asyncio.FIRST_COMPLETED)
@@ -119,11 +108,7 @@ class _Run(Generic[R]):
 
     def _received(self, items: list[Item[R]], poison: list[Poison]) -> None:
         for item in items:
-            if self._wanted is None or self._wanted(item):
-                self._lanes.add(item)
-            else:
-                self.intake.finish(item)
-                count_finished(self._sink, item, Verdict.SKIPPED)
+            self._lanes.add(item)
         if poison:
             self._buried_outstanding += len(poison)
             task = asyncio.create_task(self._bury(poison))
@@ -132,8 +117,6 @@ class _Run(Generic[R]):
 
     def _revoked(self, numbers: frozenset[int]) -> None:
         self._lanes.drop([(self._topic_name, number) for number in numbers])
-        if self._other_revoked is not None:
-            self._other_revoked(numbers)
 
     async def _bury(self, poison: list[Poison]) -> None:
         await self._dead_letters.send([GivenUp.undecodable(one.item, one.error) for one in poison])
@@ -147,19 +130,17 @@ class _Run(Generic[R]):
     async def finished(self, item: Item[R], receipt: Receipt) -> None:
         if receipt.verdict is Verdict.REFUSED:
             await self._dead_letters.send([GivenUp.refused(item, receipt)])
-        if self._ended is not None and receipt.verdict is not Verdict.SKIPPED:
-            await self._ended(item, receipt)
         self.intake.finish(item)
         count_finished(self._sink, item, receipt.verdict)
 
     def postponed(self, item: Item[R]) -> None:
         self.intake.note_failing(item)
 
-    async def _measure(self, destination: str) -> None:
+    async def _measure(self) -> None:
         while True:
             oldest_ms = self._lanes.oldest_timestamp_ms()
-            metrics.DELIVERIES_WAITING.labels(destination).set(self._lanes.outstanding)
-            metrics.DELIVERY_OLDEST_SECONDS.labels(destination).set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+            metrics.DELIVERIES_WAITING.labels(self._sink).set(self._lanes.outstanding)
+            metrics.DELIVERY_OLDEST_SECONDS.labels(self._sink).set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
             await asyncio.sleep(MEASURE_S)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sinks.base import Item, Receipt, Verdict
-from sinks.lanes import RETRIES_EXHAUSTED, Lanes, by_key
+from sinks.lanes import RETRIES_EXHAUSTED, Lanes
 from sinks.schedule import DAY_S, Schedule
 from tests.sinks.clock import ManualClock, settle
 from tests.sinks.examples import event, item
@@ -55,7 +55,7 @@ class Destination:
 
 def lanes(destination: Destination, **options: Any) -> Lanes[Any]:
     options = {"concurrency_max": 16, "random": random.Random(7).random, **options}
-    return Lanes(destination.deliver, destination.finish, lane=by_key, clock=destination.clock, name="test", **options)
+    return Lanes(destination.deliver, destination.finish, lane=lambda one: one.record.member_id, clock=destination.clock, name="test", **options)
 
 
 @pytest.fixture
