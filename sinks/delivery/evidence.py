@@ -1,4 +1,4 @@
-"""What happened -> the records that tell of it: delivery audit, attempts, notices, dead letters. Pure; encoded and chained off the event loop."""
+"""What happened -> the records that tell of it: delivery audit, attempts, notices, dead letters. Pure."""
 
 import hashlib
 from collections.abc import Sequence

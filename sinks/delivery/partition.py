@@ -512,7 +512,7 @@ class Partition:
             try:
                 if gathered and self._journal is not None:
                     prefix, codec = self._hub.settings.topic_prefix, self._hub.codec
-                    writes, chains = await asyncio.to_thread(encoded, gathered, self._chains, prefix, codec, self.topic, self.number)
+                    writes, chains = await encoded(gathered, self._chains, prefix, codec, self.topic, self.number)
                     await self._commit(self._journal, writes)
                     self._chains |= chains
             except (Fenced, Doubtful) as error:

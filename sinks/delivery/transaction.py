@@ -1,6 +1,7 @@
 """What has happened in a partition -> the records of one transaction."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from schemas.codec import Codec
@@ -33,29 +34,43 @@ class Gathered:
         return bool(self.rows or self.ends or self.attempts or self.notices or self.letters)
 
 
-def encoded(
+SLICE = 16
+"""Records that are encoded in one go: a millisecond or two. A thread would hold the interpreter's lock for longer, at each turn of the loop."""
+
+
+async def encoded(
     gathered: Gathered, before: Mapping[str, Link], prefix: str, codec: Codec, topic: Topic, number: int
 ) -> tuple[list[Write], dict[str, Link]]:
-    """The records of one transaction of a partition, and the new ends of the audit chains; `before` has their old ones. Runs in a thread."""
-    encode, stream = codec.encode, topic.stream
-    chains: dict[str, tuple[int, str]] = {}
+    """The records of one transaction of a partition, and the new ends of the audit chains; `before` has their old ones."""
+    chains: dict[str, Link] = {}
     writes: list[Write] = []
+    for write in _writes(gathered, before, chains, prefix, codec, topic, number):
+        writes.append(write)
+        if not len(writes) % SLICE:
+            await asyncio.sleep(0)
+    return writes, chains
+
+
+def _writes(
+    gathered: Gathered, before: Mapping[str, Link], chains: dict[str, Link], prefix: str, codec: Codec, topic: Topic, number: int
+) -> Iterator[Write]:
+    encode, stream = codec.encode, topic.stream
+    audit, attempts = topics.DELIVERY_AUDIT.name(prefix), topics.DELIVERY_ATTEMPTS.name(prefix)
     for ended in gathered.ends:
         count, record_hash = chains.get(ended.destination) or before.get(ended.destination, (0, ""))
         record = chained(evidence.audit_of(ended), count + 1, record_hash)
         chains[ended.destination] = (count + 1, record.record_hash)
         key = member_key(record.program_id, record.member_id)
-        writes.append(Write(topics.DELIVERY_AUDIT.name(prefix), number, key, encode(record), [(DESTINATION, ended.destination.encode())]))
+        yield Write(audit, number, key, encode(record), [(DESTINATION, ended.destination.encode())])
     for destination, (count, record_hash) in chains.items():
         row = progress.chain_row(stream, destination, count, record_hash)
         gathered.rows[key_of(row)] = row
     for attempted in gathered.attempts:
         attempt = evidence.attempt_of(attempted)
-        writes.append(Write(topics.DELIVERY_ATTEMPTS.name(prefix), number, member_key(attempt.program_id, attempt.member_id), encode(attempt), []))
+        yield Write(attempts, number, member_key(attempt.program_id, attempt.member_id), encode(attempt), [])
     for notice in gathered.notices:
-        writes.append(Write(topics.DELIVERY_NOTICES.name(prefix), None, notice.destination.encode(), encode(notice), []))
+        yield Write(topics.DELIVERY_NOTICES.name(prefix), None, notice.destination.encode(), encode(notice), [])
     for letter in gathered.letters:
-        writes.append(Write(topics.DEAD_LETTERS.name(prefix), number, letter.key or b"", encode(letter), []))
+        yield Write(topics.DEAD_LETTERS.name(prefix), number, letter.key or b"", encode(letter), [])
     for key, one in gathered.rows.items():
-        writes.append(Write(topics.DELIVERY_PROGRESS.name(prefix), number, key, None if one is None else encode(one), []))
-    return writes, chains
+        yield Write(topics.DELIVERY_PROGRESS.name(prefix), number, key, None if one is None else encode(one), [])
