@@ -1,6 +1,7 @@
 """What every sink promises, tomorrow's included: a dead back end is waited for, poison is a dead letter, a replay changes nothing."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,9 +17,12 @@ from sinks import SINKS, clickhouse, main, redis_cache
 from sinks.base import Health
 from streams import kafka as kafka_clients
 from streams import topics
-from streams.configuration import Configuration, Destination
+from streams.configuration import Configuration
+from streams.destinations.control import ControlLog
+from streams.destinations.model import Job
 from streams.settings import Settings
-from tests.sinks.broker import dead_letters, fill, running, until_committed
+from tests.sinks.broker import codec, dead_letters, fill, read_all, running, until_committed
+from tests.sinks.delivery.support import LOOPBACK, destination
 from tests.sinks.examples import SECRET, event
 
 pytestmark = pytest.mark.stack
@@ -27,9 +31,10 @@ MEMBERS = 20
 
 
 class Harness(ABC):
-    """One sink and its back end. Its group reads the events topic."""
+    """One sink and its back end."""
 
-    group: str
+    group = ""
+    """Its commits say what is finished; empty: something else does."""
 
     def __init__(self, settings: Settings, back_end: Any) -> None:
         self.settings = settings
@@ -53,14 +58,21 @@ class Harness(ABC):
     async def state(self) -> Any:
         """Everything that a replay could have changed."""
 
+    async def until_finished(self) -> None:
+        """Return when the sink is done with all of the events topic, and has written that down."""
+        await until_committed(self.settings, self.group)
+
+    async def replay(self, run: Callable[[asyncio.Event], Any]) -> None:
+        """Have the sink take everything again, as an operator does."""
+        await asyncio.to_thread(_rewind, self)
+        async with running(run):
+            await self.until_finished()
+
 
 class Webhooks(Harness):
-    group = "sink-webhooks-crm"
-
     @property
     def configuration(self) -> Configuration:
-        crm = Destination(name="crm", url=self.back_end.url, secret=SECRET, timeout_s=5.0)
-        return Configuration(programs={}, sources={}, destinations={"crm": crm}, tokens=())
+        return Configuration(programs={}, sources={}, destinations={"crm": destination(self.back_end)}, tokens=())
 
     async def stop_back_end(self) -> None:
         await self.back_end.go_down()
@@ -73,6 +85,21 @@ class Webhooks(Harness):
 
     async def state(self) -> Any:
         return {one.webhook_id: one.body for one in self.back_end.accepted}
+
+    async def until_finished(self) -> None:
+        async with asyncio.timeout(20):
+            while {one.event_id for _, one in await asyncio.to_thread(read_all, self.settings, topics.DELIVERY_AUDIT)} != set(await self.state()):
+                await asyncio.sleep(0.1)
+
+    async def replay(self, run: Callable[[asyncio.Event], Any]) -> None:
+        before = set(await self.state())
+        control = ControlLog(self.settings, codec(), self.configuration.destinations)
+        control.start()
+        await control.ready()
+        await control.put_job(Job(job_id="again", destination="crm", until_ms=time.time_ns() // 1_000_000 + 1, rate_max_per_s=None), changed_by="test")
+        await control.close()
+        async with running(run):
+            await self.back_end.wait_for(lambda r: {one.webhook_id for one in r.accepted if "loyalty-replay" in one.headers} == before, timeout_s=20)
 
 
 class RedisCache(Harness):
@@ -119,10 +146,10 @@ class ClickHouse(Harness):
 
 @pytest.fixture(params=list(SINKS))
 async def harness(request: pytest.FixtureRequest, kafka: Any, make_settings: Callable[..., Settings]) -> AsyncIterator[Harness]:
-    overrides = {"redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1", "http_port": 0}
+    overrides: dict[str, Any] = {"redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1", "http_port": 0}
     if request.param == "webhooks":
         async with Receiver(SECRET) as receiver:
-            yield Webhooks(make_settings(**overrides), receiver)
+            yield Webhooks(make_settings(**overrides, delivery_allowed_addresses=LOOPBACK), receiver)
         return
     name, server = ("redis_url", "valkey") if request.param == "redis" else ("clickhouse_url", "clickhouse")
     del overrides[name]
@@ -157,7 +184,7 @@ async def test_a_dead_back_end_is_waited_for_and_nothing_is_lost(harness: Harnes
         assert await harness.arrived() in ({}, {f"grand/m-{member}": 2 for member in range(MEMBERS)})
         await harness.start_back_end()
         await until_arrived(harness, 5)
-        await until_committed(harness.settings, harness.group)
+        await harness.until_finished()
     assert await asyncio.to_thread(dead_letters, harness.settings) == []
 
 
@@ -186,11 +213,9 @@ async def test_poison_is_a_dead_letter_the_next_record_is_processed_and_a_replay
     await asyncio.to_thread(fill, harness.settings, topics.EVENTS, [b"poison", *events(1), b"\x00\x00\x00\x00\x01more", *events(2, 3)])
     async with running(run(harness, request)):
         await until_arrived(harness, 3)
-        await until_committed(harness.settings, harness.group)
+        await harness.until_finished()
     before = await harness.state()
-    await asyncio.to_thread(_rewind, harness)
-    async with running(run(harness, request)):
-        await until_committed(harness.settings, harness.group)
+    await harness.replay(run(harness, request))
     assert await harness.state() == before
     letters = {letter.dead_letter_id: letter for letter in await asyncio.to_thread(dead_letters, harness.settings)}
     assert sorted((letter.stage, letter.reason, letter.value) for letter in letters.values()) == [
@@ -200,7 +225,7 @@ async def test_poison_is_a_dead_letter_the_next_record_is_processed_and_a_replay
 
 
 def _rewind(harness: Harness) -> None:
-    """Commit the start of the topic, as an operator does who wants everything again."""
+    """Commit the start of the topic."""
     consumer = kafka_clients.consumer(harness.settings, harness.group)
     name = topics.EVENTS.name(harness.settings.topic_prefix)
     consumer.commit(offsets=[TopicPartition(name, number, 0) for number in range(harness.settings.kafka_partitions)], asynchronous=False)

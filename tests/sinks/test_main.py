@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,10 +14,11 @@ from infra.fakes.receiver import Receiver
 from sinks import SINKS, clickhouse, main, migrations
 from streams import kafka as kafka_clients
 from streams import topics
-from streams.configuration import Configuration, Destination
+from streams.configuration import Configuration
 from streams.errors import ConfigurationError
 from streams.settings import Settings
-from tests.sinks.broker import fill, running, until_committed
+from tests.sinks.broker import fill, running
+from tests.sinks.delivery.support import LOOPBACK, destination
 from tests.sinks.examples import SECRET, event
 
 pytestmark = pytest.mark.stack
@@ -25,8 +27,9 @@ NOTHING = Configuration(programs={}, sources={}, destinations={}, tokens=())
 NO_OTHERS = {"redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1"}
 
 
-async def get(settings: Settings, path: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{settings.http_port}{path}") as response:
+async def get(settings: Settings, path: str, token: str = "") -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"http://127.0.0.1:{settings.http_port}{path}") as response:
         return response.status, await response.text()
 
 
@@ -46,20 +49,21 @@ async def test_a_name_that_is_no_sink() -> None:
         await main.run_sink("kinesis", Settings(), NOTHING, asyncio.Event())
 
 
-async def test_a_process_shows_health_readiness_and_metrics(make_settings: Callable[..., Settings]) -> None:
-    settings = make_settings(**NO_OTHERS, http_port=ports.choose())
+async def test_a_process_shows_health_readiness_metrics_and_its_destinations(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(**NO_OTHERS, delivery_allowed_addresses=LOOPBACK, http_port=ports.choose())
     async with Receiver(SECRET) as receiver:
-        crm = Destination(name="shown", url=receiver.url, secret=SECRET)
-        configuration = Configuration(programs={}, sources={}, destinations={"shown": crm}, tokens=())
+        configuration = Configuration(programs={}, sources={}, destinations={"shown": destination(receiver, "shown")}, tokens=())
         async with running(lambda stop: main.run_sink("webhooks", settings, configuration, stop)):
             await until_ready(settings)
             assert (await get(settings, "/healthz"))[0] == 200
             await asyncio.to_thread(fill, settings, topics.EVENTS, [event(1)])
-            await receiver.wait_for(lambda r: len(r.accepted) == 1)
-            await until_committed(settings, "sink-webhooks-shown")
-            _, text = await get(settings, "/metrics")
-    assert 'loyalty_deliveries_total{destination="shown",status="200",verdict="DELIVERED"} 1.0' in text
-    assert 'loyalty_sink_records_total{sink="webhooks-shown",verdict="DELIVERED"} 1.0' in text
+            delivered = 'loyalty_deliveries_total{destination="shown",status="2xx",verdict="DELIVERED"} 1.0'
+            async with asyncio.timeout(20):
+                while delivered not in (await get(settings, "/metrics"))[1]:
+                    await asyncio.sleep(0.05)
+            assert (await get(settings, "/internal/destinations"))[0] == 401
+            status, text = await get(settings, "/internal/destinations", settings.internal_token)
+            assert status == 200 and list(json.loads(text)["destinations"]) == ["shown"]
 
 
 async def test_readiness_is_false_without_a_broker(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
