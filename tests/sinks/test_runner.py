@@ -1,29 +1,26 @@
-"""topic -> lanes -> destination over a real broker: order, completeness, commits, dead letters, outages, restarts, rebalances."""
+"""topic -> lanes -> `deliver` over a real broker: order, completeness, commits, dead letters, outages, restarts, rebalances."""
 
 import asyncio
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from infra.fakes.receiver import HANG, Behaviour, Receiver
 from schemas.records import DeadLetterStage, LoyaltyEvent
-from sinks import intake, offsets, webhook
+from sinks import intake, offsets
 from sinks.base import Health, Item, Receipt, Verdict
-from sinks.lanes import by_key
 from sinks.runner import run_lanes
 from streams import kafka as kafka_clients
 from streams import metrics, topics
-from streams.configuration import Configuration, Destination
 from streams.settings import Settings
 from tests.sinks.broker import codec, dead_letters, fill, left_to_commit, read_all, running, until, until_committed
-from tests.sinks.examples import SECRET, event
+from tests.sinks.examples import event
 
 pytestmark = pytest.mark.stack
 
-GROUP = "sink-webhooks-crm"
+GROUP = "sink-test"
 MakeSettings = Callable[..., Settings]
 
 
@@ -34,20 +31,8 @@ def settings(kafka: Any, make_settings: MakeSettings) -> Settings:
     return made
 
 
-def configuration(*destinations: Destination) -> Configuration:
-    return Configuration(programs={}, sources={}, tokens=(), destinations={one.name: one for one in destinations})
-
-
-def destination(receiver: Receiver, name: str = "crm", **fields: Any) -> Destination:
-    return Destination(**{"name": name, "url": receiver.url, "secret": SECRET, "timeout_s": 5.0, **fields})
-
-
-def webhooks(settings: Settings, *destinations: Destination, health: Health | None = None) -> Callable[[asyncio.Event], Awaitable[None]]:
-    return lambda stop: webhook.run(settings, configuration(*destinations), stop, health or Health())
-
-
 def lanes(settings: Settings, deliver: Callable[[Item[LoyaltyEvent]], Awaitable[Receipt]], **options: Any) -> Any:
-    options = {"sink": "test", "group": "sink-test", "topic": topics.EVENTS, "lane": by_key, "concurrency_max": 8, **options}
+    options = {"sink": "test", "group": GROUP, "topic": topics.EVENTS, "lane": lambda item: item.record.member_id, "concurrency_max": 8, **options}
     return lambda stop: run_lanes(settings, deliver=deliver, stop=stop, codec=codec(), **options)
 
 
@@ -55,64 +40,86 @@ async def delivered(_: Item[LoyaltyEvent]) -> Receipt:
     return Receipt(verdict=Verdict.DELIVERED)
 
 
+RETRY = Receipt(verdict=Verdict.RETRY, detail="not now")
+
+
+class BackEnd:
+    """Answers as scripted per (member, sequence), else with success; remembers every attempt."""
+
+    def __init__(self) -> None:
+        self.script: dict[tuple[str, int], list[Receipt]] = {}
+        self.is_down = False
+        self.attempts: list[tuple[str, int]] = []
+        self.taken: dict[str, list[int]] = defaultdict(list)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.taken.values()))
+
+    async def deliver(self, item: Item[LoyaltyEvent]) -> Receipt:
+        member, sequence = item.record.member_id, item.record.sequence
+        self.attempts.append((member, sequence))
+        await asyncio.sleep(0)
+        scripted = self.script.get((member, sequence))
+        receipt = RETRY if self.is_down else scripted.pop(0) if scripted else await delivered(item)
+        if receipt.verdict is Verdict.DELIVERED:
+            self.taken[member].append(sequence)
+        return receipt
+
+
 async def test_order_and_completeness_under_random_failures(settings: Settings) -> None:
     """50 members x 40 events, one event in five fails once or twice first."""
     rng = random.Random(11)
-    async with Receiver(SECRET) as receiver:
-        events = [event(sequence, f"m-{member}") for sequence in range(1, 41) for member in range(50)]
-        for member in range(50):
-            for _ in range(40):
-                failures = rng.choices((500, 503, 429, 404), k=rng.choice((*[0] * 12, 1, 1, 2)))
-                receiver.script(*failures, 200, member=f"grand/m-{member}")
-        fill(settings, topics.EVENTS, events)
-        async with running(webhooks(settings, destination(receiver))):
-            await receiver.wait_for(lambda r: len({one.webhook_id for one in r.accepted}) == len(events), timeout_s=60)
-            assert receiver.inversions() == 0
-            assert all(receiver.sequences(f"grand/m-{member}") == list(range(1, 41)) for member in range(50))
-            assert not receiver.unverified
-            await until_committed(settings, GROUP)
+    back_end = BackEnd()
+    events = [event(sequence, f"m-{member}") for sequence in range(1, 41) for member in range(50)]
+    for one in events:
+        back_end.script[one.member_id, one.sequence] = [RETRY] * rng.choice((*[0] * 12, 1, 1, 2))
+    fill(settings, topics.EVENTS, events)
+    async with running(lanes(settings, back_end.deliver)):
+        await until(lambda: back_end.count >= len(events), 60)
+        await until_committed(settings, GROUP)
+    assert all(back_end.taken[f"m-{member}"] == list(range(1, 41)) for member in range(50))
 
 
-async def test_a_destination_that_is_down_gets_everything_in_order_when_it_is_back(settings: Settings) -> None:
-    async with Receiver(SECRET) as receiver, Receiver(SECRET) as other:
-        fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 6) for member in range(30)])
-        await receiver.go_down()
-        async with running(webhooks(settings, destination(receiver), destination(other, "app"))):
-            await other.wait_for(lambda r: len(r.accepted) == 150)  # The dead one stops nobody.
-            await until(lambda: metrics.DELIVERY_DOWN.labels("crm")._value.get() == 1)
-            assert left_to_commit(settings, GROUP, topics.EVENTS) == 150
-            await receiver.come_back()
-            await receiver.wait_for(lambda r: len(r.accepted) == 150, timeout_s=10)
-            assert receiver.inversions() == 0
-            assert metrics.DELIVERY_DOWN.labels("crm")._value.get() == 0
-            await until_committed(settings, GROUP)
+async def test_a_back_end_that_is_down_gets_everything_in_order_when_it_is_back(settings: Settings) -> None:
+    back_end = BackEnd()
+    back_end.is_down = True
+    fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 6) for member in range(30)])
+    async with running(lanes(settings, back_end.deliver, sink="down")):
+        await until(lambda: metrics.DELIVERY_DOWN.labels("down")._value.get() == 1)
+        assert left_to_commit(settings, GROUP, topics.EVENTS) == 150
+        back_end.is_down = False
+        await until(lambda: back_end.count == 150)
+        assert metrics.DELIVERY_DOWN.labels("down")._value.get() == 0
+        await until_committed(settings, GROUP)
+    assert all(sequences == [1, 2, 3, 4, 5] for sequences in back_end.taken.values())
 
 
-async def test_filters_skip_and_commit(settings: Settings) -> None:
-    async with Receiver(SECRET) as receiver:
-        fill(settings, topics.EVENTS, [event(1), event(2, program_id="staff"), event(3, program_id="staff", member_id="m-9")])
-        async with running(webhooks(settings, destination(receiver, programs=frozenset({"staff"})))):
-            await until_committed(settings, GROUP)
-        assert {one.webhook_id for one in receiver.received} == {"staff-m-1-2", "staff-m-9-3"}
+async def test_what_is_skipped_is_committed_and_no_dead_letter(settings: Settings) -> None:
+    async def deliver(item: Item[LoyaltyEvent]) -> Receipt:
+        return Receipt(verdict=Verdict.SKIPPED) if item.record.program_id == "grand" else await delivered(item)
+
+    fill(settings, topics.EVENTS, [event(1), event(2, program_id="staff"), event(3, program_id="staff", member_id="m-9")])
+    skipped = metrics.SINK_RECORDS.labels("skips", "SKIPPED")
+    async with running(lanes(settings, deliver, sink="skips")):
+        await until_committed(settings, GROUP)
+    assert skipped._value.get() == 1 and dead_letters(settings) == []
 
 
-async def test_what_was_not_committed_is_delivered_again_with_the_same_id_and_the_rest_is_not(settings: Settings) -> None:
-    """One member hangs when the process stops. After it, only what was unfinished is sent again, though its offset is the lowest."""
-    async with Receiver(SECRET) as receiver:
-        fill(settings, topics.EVENTS, [event(1, "stuck")])
-        fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 4) for member in range(40)])
-        receiver.script(HANG, member="grand/stuck")
-        async with running(webhooks(settings, destination(receiver, timeout_s=1.0))):
-            await receiver.wait_for(lambda r: len(r.accepted) == 120)
-        before = Counter(one.webhook_id for one in receiver.received)
-        assert left_to_commit(settings, GROUP, topics.EVENTS) > 0
-        receiver.always(200)
-        fill(settings, topics.EVENTS, [event(2, "stuck")])
-        async with running(webhooks(settings, destination(receiver))):
-            await receiver.wait_for(lambda r: r.sequences("grand/stuck")[-2:] == [1, 2])
-            await until_committed(settings, GROUP)
-        after = Counter(one.webhook_id for one in receiver.received) - before
-        assert set(after) == {"grand-stuck-1", "grand-stuck-2"}
+async def test_what_was_not_committed_is_delivered_again_and_the_rest_is_not(settings: Settings) -> None:
+    """One member fails when the process stops. After it, only what was unfinished is delivered, though its offset is the lowest."""
+    back_end = BackEnd()
+    back_end.script["stuck", 1] = [RETRY] * 10_000
+    fill(settings, topics.EVENTS, [event(1, "stuck")])
+    fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 4) for member in range(40)])
+    async with running(lanes(settings, back_end.deliver)):
+        await until(lambda: back_end.count == 120)
+    assert left_to_commit(settings, GROUP, topics.EVENTS) > 0
+    after = BackEnd()
+    fill(settings, topics.EVENTS, [event(2, "stuck")])
+    async with running(lanes(settings, after.deliver)):
+        await until_committed(settings, GROUP)
+    assert after.attempts == [("stuck", 1), ("stuck", 2)]
 
 
 async def test_poison_and_refusals_become_dead_letters_and_the_lane_goes_on(settings: Settings) -> None:
@@ -127,7 +134,7 @@ async def test_poison_and_refusals_become_dead_letters_and_the_lane_goes_on(sett
     key = b"grand/m-1"
     fill(settings, topics.EVENTS, [event(1), event(2), b"\x00garbage", b"", event(3)], key=key)
     async with running(lanes(settings, deliver)):
-        await until_committed(settings, "sink-test")
+        await until_committed(settings, GROUP)
     assert seen == [1, 2, 3]
     letters = {letter.reason: letter for letter in dead_letters(settings)}
     assert set(letters) == {"TOO_ODD", "SCHEMA_UNKNOWN", "EMPTY"}
@@ -143,7 +150,7 @@ async def test_poison_and_refusals_become_dead_letters_and_the_lane_goes_on(sett
 async def test_a_record_that_fills_a_message_is_dead_lettered_without_its_value(settings: Settings) -> None:
     fill(settings, topics.EVENTS, [b"x" * 999_800])
     async with running(lanes(settings, delivered)):
-        await until_committed(settings, "sink-test")
+        await until_committed(settings, GROUP)
     (letter,) = dead_letters(settings)
     assert letter.value is None and "999800 bytes" in letter.detail
 
@@ -160,12 +167,12 @@ async def test_no_offset_is_committed_before_its_dead_letter_is_acknowledged(set
 
     monkeypatch.setattr("sinks.runner.DeadLetters", Gate)
     async with running(lanes(settings, delivered)):
-        before = left_to_commit(settings, "sink-test", topics.EVENTS)
+        before = left_to_commit(settings, GROUP, topics.EVENTS)
         await until(lambda: metrics.SINK_RECORDS.labels("test", "DELIVERED")._value.get() > 0)
         await asyncio.sleep(3 * intake.COMMIT_S)  # A commit that must not happen has no condition to wait for.
-        assert 1 <= left_to_commit(settings, "sink-test", topics.EVENTS) <= before
+        assert 1 <= left_to_commit(settings, GROUP, topics.EVENTS) <= before
         sent.set()
-        await until_committed(settings, "sink-test")
+        await until_committed(settings, GROUP)
 
 
 async def test_memory_is_bounded_while_a_destination_hangs(settings: Settings) -> None:
@@ -178,7 +185,7 @@ async def test_memory_is_bounded_while_a_destination_hangs(settings: Settings) -
         return Receipt(verdict=Verdict.DELIVERED)
 
     fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 7) for member in range(100)])
-    async with running(lanes(settings, deliver, outstanding_max=200, concurrency_max=4, destination="bounded")):
+    async with running(lanes(settings, deliver, outstanding_max=200, concurrency_max=4, sink="bounded")):
         waiting = metrics.DELIVERIES_WAITING.labels("bounded")
         await until(lambda: waiting._value.get() == 200)
         await asyncio.sleep(1.0)
@@ -186,7 +193,7 @@ async def test_memory_is_bounded_while_a_destination_hangs(settings: Settings) -
         release.set()
         await until(lambda: sum(map(len, done.values())) == 600)
         assert all(sequences == list(range(1, 7)) for sequences in done.values())
-        await until_committed(settings, "sink-test")
+        await until_committed(settings, GROUP)
 
 
 async def test_two_processes_share_the_partitions_and_a_leaver_loses_nothing(settings: Settings) -> None:
@@ -218,7 +225,7 @@ async def test_two_processes_share_the_partitions_and_a_leaver_loses_nothing(set
             await fill_until("b")
             await asyncio.to_thread(fill_more)
         await asyncio.to_thread(fill_more)
-        await until_committed(settings, "sink-test", timeout_s=30)
+        await until_committed(settings, GROUP, timeout_s=30)
     newest: dict[str, int] = defaultdict(int)
     for _, member, sequence in done:  # First deliveries come in order; a rebalance may repeat some.
         assert sequence <= newest[member] + 1
@@ -278,9 +285,9 @@ async def test_a_broker_that_takes_no_metadata_gets_offsets_alone(settings: Sett
     fill(settings, topics.EVENTS, [event(2), event(4), *(event(1, f"m-{member}") for member in range(4000))], key=b"grand/m-1")
     by_member = {"lane": lambda item: item.record.member_id, "concurrency_max": 5000}
     async with running(lanes(settings, deliver, **by_member)):
-        await until(lambda: left_to_commit(settings, "sink-test", topics.EVENTS) == 4000)
+        await until(lambda: left_to_commit(settings, GROUP, topics.EVENTS) == 4000)
         release.set()
-        await until_committed(settings, "sink-test")
+        await until_committed(settings, GROUP)
 
 
 async def test_lag_counts_what_is_not_finished(settings: Settings) -> None:
@@ -309,14 +316,3 @@ async def test_a_bug_in_the_polling_thread_ends_the_run(settings: Settings, monk
     monkeypatch.setattr(kafka_clients, "consumer", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         await lanes(settings, delivered)(asyncio.Event())
-
-
-async def test_a_slow_receiver_of_one_member_delays_nobody_else(settings: Settings) -> None:
-    async with Receiver(SECRET) as receiver:
-        receiver.script(*[Behaviour(delay_s=0.5)] * 4, member="grand/slow")
-        fill(settings, topics.EVENTS, [event(sequence, "slow") for sequence in range(1, 5)])
-        fill(settings, topics.EVENTS, [event(sequence, f"m-{member}") for sequence in range(1, 11) for member in range(20)])
-        async with running(webhooks(settings, destination(receiver, concurrency_max=4))):
-            await receiver.wait_for(lambda r: len([one for one in r.accepted if one.member != "grand/slow"]) == 200)
-            assert len(receiver.sequences("grand/slow")) < 4
-            await receiver.wait_for(lambda r: receiver.sequences("grand/slow") == [1, 2, 3, 4])
