@@ -51,7 +51,12 @@ class Operator:
         """All that was appended so far, beside what goes on."""
         now_ms = time.time_ns() // 1_000_000
         job = Job(job_id=f"storm-{destination}-{now_ms}", destination=destination, until_ms=now_ms, rate_max_per_s=None, created_by=NAME, created_at_ms=now_ms)
-        self._insist(lambda control: control.put_job(job, changed_by=NAME))
+
+        async def put(control: ControlLog) -> None:
+            if job.job_id not in control.jobs:  # An earlier try of ours may have arrived without an answer.
+                await control.put_job(job, changed_by=NAME)
+
+        self._insist(put)
 
     def _set_state(self, destination: str, state: State) -> None:
         def put(control: ControlLog) -> Awaitable[object]:
