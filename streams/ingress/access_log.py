@@ -141,7 +141,7 @@ class AccessLog:
         future: asyncio.Future[bool] = self._loop.create_future()
         producer.produce(
             self._topic, partition=self._partition, key=member_key(record.program_id, record.member_id), value=self._codec.encode(record),
-            headers=[("destination", record.destination.encode())], on_delivery=_acknowledged_to(self._loop, future, self._broken),
+            on_delivery=_acknowledged_to(self._loop, future, self._broken),
         )  # fmt: skip
         return future
 
