@@ -65,7 +65,7 @@ class Settings:
     audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and the notices of destinations; 0: for ever. The sink sets it at its start.")
     attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
 
-    delivery_attempts_max: int = _setting(1_000, "Most attempts to deliver webhooks that one process has under way at once, over all destinations.")
+    delivery_attempts_max: int = _setting(4_000, "Most attempts to deliver webhooks that one process has under way at once, over all destinations.")
     delivery_allowed_addresses: str = _setting(
         "",
         "Networks, addresses and exact host names, comma-separated, that webhooks may be sent to although they are not of the public internet: "

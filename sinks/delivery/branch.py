@@ -178,6 +178,20 @@ class Branch:
         self._pop(lane, 1)
         self.outlet.offer(lane)
 
+    def release_blocked(self) -> None:
+        """The destination's policy lets no member wait for an operator any more: what was given up is tried once more, and then passed over."""
+        if self.outlet.destination.on_dead_letter is OnDeadLetter.RELEASE:
+            for lane in list(self.lanes.values()):
+                if lane.is_blocked:
+                    self.unblock(lane)
+
+    def unblock(self, lane: Lane) -> None:
+        """Try the event that was given up again."""
+        lane.is_blocked = False
+        lane.touch()
+        self._changed(lane)
+        self.outlet.hurry(lane)
+
     def count(self, what: str, number: int) -> None:
         if self.channel.is_replay:
             self.counts[what] = self.counts.get(what, 0) + number
@@ -191,7 +205,7 @@ class Branch:
 
     def _exhausted(self, lane: Lane, receipt: Receipt, now_ms: int) -> Receipt | None:
         """While the destination as a whole is down nothing is given up: the log keeps it."""
-        failing_for_s = (now_ms - (lane.failing_since_ms or now_ms)) / 1000
+        failing_for_s = (now_ms - max(lane.failing_since_ms or now_ms, self.outlet.back_since_ms)) / 1000
         if self.outlet.is_down or receipt.reason == GONE or failing_for_s < self.outlet.destination.give_up_after_s:
             return None
         detail = f"{lane.attempts} attempts, failing for {failing_for_s:.0f} s; last: {receipt.detail}"

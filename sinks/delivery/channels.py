@@ -11,6 +11,8 @@ from streams.destinations.model import BATCHABLE, Action, Destination, Job, Whic
 
 EVENT_KINDS = frozenset(kind.value for kind in LoyaltyEventKind if kind is not LoyaltyEventKind.UNKNOWN)
 NOTICE_KINDS = frozenset(kind.value for kind in NoticeKind if kind is not NoticeKind.UNKNOWN)
+ALL_EVENTS = EVENT_KINDS | {LoyaltyEventKind.UNKNOWN.value}
+"""Also kinds that are newer than this process: it cannot send them, and must not pass over them in silence."""
 KINDS = {topics.EVENTS.stream: EVENT_KINDS, topics.DELIVERY_NOTICES.stream: NOTICE_KINDS}
 BATCH = "batch"
 
@@ -73,7 +75,7 @@ def of_destination(destination: Destination) -> list[Channel]:
     """The channels of a destination, for as long as it lives."""
     found = []
     for stream, kinds in KINDS.items():
-        wanted = kinds & destination.events if destination.events else (EVENT_KINDS if kinds is EVENT_KINDS else frozenset())
+        wanted = kinds & destination.events if destination.events else (ALL_EVENTS if kinds is EVENT_KINDS else frozenset())
         batched = wanted & BATCHABLE if destination.cadence_s is not None else frozenset()
         for channel_id, own, cadence_s, events_max in (
             (destination.name, wanted - batched, None, 1),
@@ -93,7 +95,7 @@ def of_job(job: Job, destination: Destination) -> Channel | None:
     """The channel of a replay: of what the destination would hear now, what the job chooses. None for other jobs."""
     if job.action is not Action.REPLAY:
         return None
-    own = destination.events & EVENT_KINDS if destination.events else EVENT_KINDS
+    own = destination.events & EVENT_KINDS if destination.events else ALL_EVENTS
     programs = job.programs & destination.programs if job.programs and destination.programs else job.programs | destination.programs
     no_programme = bool(job.programs and destination.programs and not programs)
     return Channel(

@@ -90,6 +90,7 @@ class Hub:
         self._busy: set[str] = set()  # Destinations whose gauges are not zero.
         self._meters: dict[str, Meters] = {}
         self._changing = False
+        self._is_stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
 
@@ -100,6 +101,8 @@ class Hub:
         self._ticker = self.loop.create_task(self._tick_forever())
 
     async def stop(self) -> None:
+        """After the feeds: nothing is handed over any more."""
+        self._is_stopped = True
         if self._ticker is not None:
             self._ticker.cancel()
         for partition in list(self.partitions.values()):
@@ -191,6 +194,8 @@ class Hub:
         self._release(lost, None)
 
     def _release(self, released: Iterable[tuple[str, int]], drain_s: float | None) -> None:
+        if self._is_stopped:
+            return
         giving_up = self._give_up(list(released), drain_s)
         try:
             asyncio.run_coroutine_threadsafe(giving_up, self.loop).result(REVOKE_S)

@@ -41,10 +41,12 @@ class Budget:
 
     def __init__(self, attempts_max: int) -> None:
         self._left = attempts_max
+        self._kept = attempts_max // 2
         self._waiting: dict[Outlet, None] = {}
 
-    def take(self, outlet: "Outlet") -> bool:
-        if self._left <= 0:
+    def take(self, outlet: "Outlet", *, is_stalled: bool = False) -> bool:
+        """Whether one more may begin. One half is kept for destinations that answer."""
+        if self._left <= (self._kept if is_stalled else 0):
             self._waiting[outlet] = None
             return False
         self._left -= 1
@@ -52,7 +54,9 @@ class Budget:
 
     def give(self) -> None:
         self._left += 1
-        if self._waiting:
+        for _ in range(len(self._waiting)):
+            if self._left <= 0:
+                return
             outlet = next(iter(self._waiting))
             del self._waiting[outlet]
             outlet.pump()
@@ -98,6 +102,8 @@ class Outlet:
         self.breaker = BreakerState()
         self.limit = AdaptiveLimit(destination.concurrency_max)
         self.is_paused = False
+        self.back_since_ms = 0
+        """When it was down the last time: what failed until then failed with all others."""
         self._send = send
         self._budget = budget
         self._share = share
@@ -159,7 +165,9 @@ class Outlet:
 
     def offer(self, lane: Lane) -> None:
         """The lane may have something to deliver now, or later: it is taken in as what it is. Harmless to repeat."""
-        if lane.busy or lane.is_queued or lane.is_blocked or lane.is_loading or lane.ticket or not len(lane) or lane.branch.is_stopping:
+        if lane.busy or lane.is_queued or lane.is_blocked or lane.is_loading or lane.ticket or not len(lane):
+            return
+        if lane.branch.is_stopping or lane.branch.is_done:
             return
         if lane.due_ms is not None and (wait_s := (lane.due_ms - self._wall_ms()) / 1000) > 0:
             self._wait(lane, self._monotonic_s() + wait_s)
@@ -224,14 +232,14 @@ class Outlet:
         queues = self._queues
         if not (queues.fresh or queues.retries or queues.replays):
             return None
-        limit = self._limit_now(now_s)
+        limit, is_stalled = self._limit_now(now_s)
         if self.in_flight >= limit:
             return None
         self._set_pace()
         if (free_s := self._pace.free_at_s(now_s)) > now_s:
             self._wake_at(free_s)
             return None
-        if not self._budget.take(self):
+        if not self._budget.take(self, is_stalled=is_stalled):
             return None
         lane = self._choose(limit)
         if lane is None:
@@ -258,7 +266,7 @@ class Outlet:
         while queue:
             lane = queue.popleft()
             lane.is_queued = False
-            if lane.branch.is_stopping or lane.is_blocked or lane.busy or not len(lane):
+            if lane.branch.is_stopping or lane.branch.is_done or lane.is_blocked or lane.busy or not len(lane):
                 continue
             if lane.head() is None:
                 lane.is_loading = True
@@ -290,13 +298,14 @@ class Outlet:
         self.breaker.probing()
         return lane
 
-    def _limit_now(self, now_s: float) -> int:
+    def _limit_now(self, now_s: float) -> tuple[int, bool]:
+        """Most attempts at once, and whether the destination has stopped answering."""
         limit = self.limit.limit
         if self._begun:
             oldest_s = next(iter(self._begun.values()))
             if now_s - oldest_s > STALLED_S and self._succeeded_s < oldest_s:
-                return min(limit, STALLED_LIMIT)
-        return limit
+                return min(limit, STALLED_LIMIT), True
+        return limit, False
 
     def _set_pace(self) -> None:
         wanted = (self.destination.rate_max_per_s, self._share())
@@ -344,14 +353,16 @@ class Outlet:
             self._retries_in_flight -= was_retry
             self._replays_in_flight -= channel.is_replay
             lane.busy = False
-            if self._is_closed:
-                self._budget.give()
+            self._budget.give()
         if result is None:
             result = Result.raised(records, self._wall_ms())
         self._note(lane, result, is_probe=is_probe, in_flight=in_flight)
-        if not lane.branch.is_closed:
-            lane.branch.settle(lane, result.count, result)
-        self._budget.give()
+        try:
+            if not lane.branch.is_closed:
+                lane.branch.settle(lane, result.count, result)
+        except Exception:
+            log.exception("delivery.settle_failed", extra={"destination": self.destination.name, "offset": records[0].offset})
+            lane.branch.partition.begin_again()
         self.offer(lane)
 
     def _note(self, lane: Lane, result: Result, *, is_probe: bool, in_flight: int) -> None:
@@ -385,6 +396,7 @@ class Outlet:
 
     def _come_back(self) -> None:
         log.warning("delivery.breaker_closed", extra={"destination": self.destination.name})
+        self.back_since_ms = self._wall_ms()
         if self.destination.breaker is Breaker.ON:
             self.limit.restart()
             # What waited for its next attempt waited for this; what the destination asked to wait for goes on waiting.

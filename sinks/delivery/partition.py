@@ -186,6 +186,7 @@ class Partition:
         if unfinished:
             self.spawn(self._read_unfinished(unfinished))
         for branch in self.branches.values():
+            branch.release_blocked()
             for lane in list(branch.lanes.values()):
                 branch.outlet.offer(lane)
         self.act()
@@ -258,10 +259,11 @@ class Partition:
             if branch is None:
                 if not self._is_finished(channel):
                     self._add(channel)
-            elif branch.channel != channel:
+            else:
                 branch.channel = channel
                 if branch.end is not None and not channel.is_replay:
                     branch.end = None  # It was on its way out, and is wanted again.
+                branch.release_blocked()
             if branch is not None and channel.job is not None and channel.job.is_cancelled:
                 self._cancel(branch)
         for channel_id in [channel_id for channel_id in self.branches if channel_id not in known]:
@@ -386,10 +388,9 @@ class Partition:
                     lane.branch.skip(lane)
         else:
             for lane in lanes:
-                lane.is_blocked, lane.failing_since_ms = False, self.now_ms() if lane.is_blocked else lane.failing_since_ms
-                lane.touch()
-                self.lane_changed(lane)
-                lane.branch.outlet.hurry(lane)
+                if lane.is_blocked:
+                    lane.failing_since_ms = self.now_ms()
+                lane.branch.unblock(lane)
         self.acts[job.job_id] = {"matched": len(lanes)}
         row = progress.done_row(self.topic.stream, job.job_id, job.destination, {"matched": len(lanes)})
         self._gathered.rows[key_of(row)] = row
@@ -508,6 +509,7 @@ class Partition:
                 await asyncio.wait_for(self._write_now.wait(), COMMIT_S)
             except TimeoutError:
                 pass
+            is_last = self._is_stopping and (self._write_now.is_set() or not self._is_busy())
             gathered = self._snapshot()
             try:
                 if gathered and self._journal is not None:
@@ -526,7 +528,7 @@ class Partition:
                 if not self._is_stopping:
                     self.spawn(self._reopen(REOPEN_S))
                 return
-            if self._is_stopping and not self._is_busy():
+            if is_last:
                 return
 
     async def _commit(self, journal: Journal, writes: Sequence[Write]) -> None:
@@ -611,7 +613,12 @@ class Partition:
             await work
         except Exception:
             log.exception("delivery.partition_failed", extra={"topic": self._name, "partition": self.number})
-            if not self._is_stopping and self.is_open:
-                if self._writer is not None:
-                    self._writer.cancel()
-                await self._reopen(REOPEN_S)
+            self.begin_again()
+
+    def begin_again(self) -> None:
+        """Something of ours broke: what is in memory may be wrong, what is durable is not."""
+        if not self._is_stopping and self.is_open:
+            self.is_open = False
+            if self._writer is not None:
+                self._writer.cancel()
+            self.spawn(self._reopen(REOPEN_S))

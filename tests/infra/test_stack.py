@@ -113,6 +113,7 @@ def test_secrets_are_made_once_and_are_nobody_elses(stack: Stack) -> None:
     assert json.loads(file.read_text()) == {
         "internal_token": stack.settings.internal_token,
         "voucher_key": stack.settings.voucher_key,
+        "destination_keys": stack.settings.destination_keys,
     }
     assert len(stack.settings.voucher_key) >= 32
     assert mode(stack.home / "loyalty.toml") == 0o600
