@@ -19,7 +19,6 @@ from tests.bench.delivery_rig import DeliveryRig, delivery_rig
 from tests.bench.rig import Stalled
 
 RATES = (1000.0, 750.0, 500.0, 350.0, 250.0, 150.0)
-ISOLATION_RATES = (1000.0, 500.0, 250.0)
 CARDINALITIES = (10, 100, 1_000, 5_000)
 NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker", "hot", "replay", "outage")
 

@@ -19,8 +19,8 @@ def spread(rig: DeliveryRig, *, events: int) -> dict[str, Any]:
     """The first attempt of every event fails, each of a member of its own; there is no breaker. How the second attempts come."""
     with rig.place(1, members=events, options='breaker = "OFF"\nconcurrency_max = 1000') as place:
         place.control(fails_first=True)
-        place.fill(events)
         place.start_sinks()
+        place.fill(events)
         place.wait_for(events)
         arrivals = place.arrivals()
     firsts = [one.at_ns for one in figures.first_attempts(arrivals).values()]

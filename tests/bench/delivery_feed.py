@@ -55,9 +55,9 @@ def number_of(event_id: str) -> int:
 
 
 def fill(settings: Settings, mix: Mix, count: int, *, first: int = 0) -> None:
-    """A backlog; returns when the broker has all of it."""
+    """A backlog, as fast as it goes; returns when the broker has all of it."""
     producer, name = kafka.producer(settings), topics.EVENTS.name(settings.topic_prefix)
-    for key, value in mix.encoded(Codec(LocalRegistry()), first, count):
+    for key, value in list(mix.encoded(Codec(LocalRegistry()), first, count)):
         _produce(producer, name, key, value)
     assert producer.flush(FLUSH_S) == 0
 

@@ -1,11 +1,13 @@
 """Where deliveries are measured: a broker, and for each measurement topics of its own, a receiver, destinations and sinks as processes."""
 
+import json
 import resource
 import secrets
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from cryptography.fernet import Fernet
 from infra import ports
 from infra.kafka_server import KafkaServer
 from infra.stack import PipelineService, Process
-from streams import kafka
+from streams import kafka, topics
 from streams.settings import Settings
 from tests.bench import delivery_feed, delivery_receiver
 from tests.bench.delivery_feed import Feed, Mix
@@ -87,12 +89,24 @@ class Place:
         return delivery_receiver.control(self.receiver_port, **wanted)
 
     def start_sinks(self) -> None:
-        """Side by side; returns when all say that they are ready."""
+        """Returns when all say that they are ready, and they have shared all partitions."""
         for sink in self.sinks:
             sink.start()
+        wait_until(lambda: self._is_shared(), timeout_s=STALL_S)
+
+    def _is_shared(self) -> bool:
+        shares = [self._partitions(sink) for sink in self.sinks]
+        return all(shares) and sorted(sum(shares, [])) == list(range(self.settings.kafka_partitions))
+
+    def _partitions(self, sink: PipelineService) -> list[int]:
+        """Of the events."""
+        request = urllib.request.Request(f"{sink.url}/internal/destinations", headers={"Authorization": f"Bearer {self.settings.internal_token}"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            found: list[int] = json.load(response)["partitions"].get(topics.EVENTS.stream, [])
+            return found
 
     def fill(self, count: int, mix: Mix | None = None) -> None:
-        """A backlog; of others than the place's own when a mix is given."""
+        """All at once; of others than the place's own when a mix is given."""
         if mix is not None:
             delivery_feed.fill(self.settings, mix, count)
         else:
