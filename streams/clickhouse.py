@@ -25,14 +25,15 @@ async def rows(
         "output_format_json_quote_64bit_integers": "0",
         "date_time_output_format": "iso",
         **options,
-        **{f"param_{name}": _escaped(value) for name, value in (values or {}).items()},
     }
+    # A form, because lists of ids are longer than an address may be.
+    body = aiohttp.FormData({"query": query} | {f"param_{name}": _escaped(value) for name, value in (values or {}).items()}, default_to_multipart=True)
     headers = {"X-ClickHouse-User": settings.clickhouse_username, "X-ClickHouse-Key": settings.clickhouse_password}
     context = ssl.create_default_context(cafile=settings.clickhouse_ca_file or None) if settings.clickhouse_url.startswith("https:") else True
     where = f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}"
     try:
         url = f"{settings.clickhouse_url.rstrip('/')}/"
-        async with session.post(url, params=parameters, headers=headers, data=query.encode(), ssl=context) as response:
+        async with session.post(url, params=parameters, headers=headers, data=body, ssl=context) as response:
             if response.status != 200:
                 said = (await response.text()).strip().partition("\n")[0]
                 raise UnavailableError(f"ClickHouse at {where} answers {response.status}: {said[:300]}")

@@ -62,7 +62,7 @@ class Settings:
     clickhouse_database: str = _setting("loyalty", "Database that holds the history.")
     clickhouse_ca_file: str = _setting("", "PEM file of the authority that signed ClickHouse's certificate; empty: the system's.")
 
-    audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and the notices of destinations; 0: for ever. The sink sets it at its start.")
+    audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and destinations' notices; 0: for ever. The sink sets it at its start.")
     attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
 
     delivery_attempts_max: int = _setting(4_000, "Most attempts to deliver webhooks that one process has under way at once, over all destinations.")

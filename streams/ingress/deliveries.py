@@ -1,7 +1,7 @@
 """GET /v1/deliveries and a destination's dead letters: attempts and what was given up, from ClickHouse; and another try for what was given up."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ ATTEMPT_TEXTS = ("destination", "program", "member", "event", "kind", "outcome",
 DEAD_LETTER_TEXTS = ("program", "member", "reason")
 IDS_MAX = 10_000
 IDS_CHARACTERS_MAX = 500_000  # Of all ids of a replay together: it is one record of the log.
-IDS_AT_ONCE = 25  # In one question: ClickHouse gets them in its URL.
 CLOCKS_APART_MS = 600_000
 """An event was appended to the log after it was decided and before it was given up, by the clocks of three machines."""
 
@@ -80,6 +79,7 @@ async def redrive(request: web.Request) -> web.Response:
     token = _allowed(request, WRITE)
     parts, destination = request.app[PARTS], request.match_info["name"]
     wish = _wish(await request.read())
+    parts.require_ready()
     if destination not in parts.control.destinations:
         raise ProblemError(404, "not-found")
     wanted = DeadLetters(destination=destination, reason=wish.reason, since_ms=wish.since_ms, until_ms=wish.until_ms, programs=token.programs)
@@ -171,7 +171,8 @@ async def _chosen(reader: Reader, wanted: DeadLetters, wish: _Wish) -> _Chosen:
         if not count:
             raise _nothing()
         return _Chosen(event_ids=frozenset(), count=count, first_ms=first_ms, last_ms=last_ms)
-    found = [query.named(query.DEAD_LETTERS, row) async for row in _rows_of(reader, wanted, wish.event_ids)]
+    asked = query.dead_letters(replace(wanted, event_ids=frozenset(wish.event_ids)), IDS_MAX + 1)
+    found = [query.named(query.DEAD_LETTERS, row) async for row in reader.rows(asked)]
     event_ids = frozenset(row["event_id"] for row in found)
     if missing := [number for number, event_id in enumerate(wish.event_ids) if event_id not in event_ids]:
         raise invalid(*(Problem("VALUE_UNKNOWN", f"event_ids[{number}]", "is no dead letter of this destination") for number in missing))
@@ -186,17 +187,6 @@ async def _chosen(reader: Reader, wanted: DeadLetters, wish: _Wish) -> _Chosen:
 
 def _nothing() -> ProblemError:
     return invalid(Problem("VALUE_UNKNOWN", "", "the destination has no such dead letters"))
-
-
-async def _rows_of(reader: Reader, wanted: DeadLetters, event_ids: Sequence[str]) -> AsyncIterator[list[Any]]:
-    """Those of the ids; without ids as many as a replay can name, and one more."""
-    if not event_ids:
-        async for row in reader.rows(query.dead_letters(wanted, IDS_MAX + 1)):
-            yield row
-    for start in range(0, len(event_ids), IDS_AT_ONCE):
-        some = replace(wanted, event_ids=frozenset(event_ids[start : start + IDS_AT_ONCE]))
-        async for row in reader.rows(query.dead_letters(some, IDS_AT_ONCE)):
-            yield row
 
 
 def _allowed(request: web.Request, scope: str) -> Token:

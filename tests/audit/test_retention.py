@@ -67,7 +67,8 @@ def test_what_retention_leaves_is_whole(make_settings: Callable[..., Settings]) 
     assert (found.broken, found.beginning_is_gone, found.first_number, found.last_number) == (None, True, 6, 10)
 
 
+@pytest.mark.parametrize("name", ["LOYALTY_AUDIT_RETENTION_DAYS", "LOYALTY_ATTEMPT_RETENTION_DAYS"])
 @pytest.mark.parametrize("days", ["-1", "36501"])
-def test_what_is_no_retention(days: str, tmp_path: Any) -> None:
-    with pytest.raises(ConfigurationError, match="LOYALTY_AUDIT_RETENTION_DAYS"):
-        settings_module.load({"LOYALTY_AUDIT_RETENTION_DAYS": days, "LOYALTY_HOME": str(tmp_path)})
+def test_what_is_no_retention(name: str, days: str, tmp_path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        settings_module.load({name: days, "LOYALTY_HOME": str(tmp_path)})

@@ -61,11 +61,11 @@ SELECT
         'webhook-signature', concat('v1,', base64Encode(reinterpretAsFixedString(cityHash64(n, 9)))), 'user-agent', 'loyalty-sync'
     ) AS request_headers,
     concat(
-        '{{"data":{{"account":{{"available_points":', toString(cityHash64(n, 10) % 100000), ',"debt_points":0,"held_points":0,"pending_points":0,',
-        '"qualifying_points":', toString(cityHash64(n, 11) % 100000), ',"status":"ACTIVE","tier":"GOLD","tier_valid_until":null}},"cause":{{',
-        '"command_id":"pms:stay:', toString(cityHash64(n, 12)), '","reason":null,"source_system":"pms","stream":"transactions"}},"event_id":"',
-        webhook_id, '","kind":"', kind, '","lots":[{{"expires_at":null,"lot_id":"', toString(cityHash64(n, 12)), '","points":120}}],"member_id":"',
-        member_id, '","points_delta":120,"program_id":"grand","sequence":', toString(sequence), '}},"type":"loyalty.balance.changed"}}'
+        '{"data":{"account":{"available_points":', toString(cityHash64(n, 10) % 100000), ',"debt_points":0,"held_points":0,"pending_points":0,',
+        '"qualifying_points":', toString(cityHash64(n, 11) % 100000), ',"status":"ACTIVE","tier":"GOLD","tier_valid_until":null},"cause":{',
+        '"command_id":"pms:stay:', toString(cityHash64(n, 12)), '","reason":null,"source_system":"pms","stream":"transactions"},"event_id":"',
+        webhook_id, '","kind":"', kind, '","lots":[{"expires_at":null,"lot_id":"', toString(cityHash64(n, 12)), '","points":120}],"member_id":"',
+        member_id, '","points_delta":120,"program_id":"grand","sequence":', toString(sequence), '},"type":"loyalty.balance.changed"}'
     ) AS request_body,
     map('content-type', 'text/plain', 'date', toString(started_at)) AS response_headers,
     if(is_failed, 'upstream connect error or disconnect before headers', 'ok') AS response_body,
@@ -87,8 +87,11 @@ def fill(client: Client, rows: int, from_ms: int, console: Console) -> float:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("attempts", total=rows)
         for first in range(0, rows, INSERT_ROWS):
-            values = {"destinations": DESTINATIONS, "members": MEMBERS, "from_ms": from_ms, "step_us": step_us, "first": first, "rows": min(INSERT_ROWS, rows - first)}
-            client.command(FILL.replace("{{", "{").replace("}}", "}"), parameters=values)
+            values = {
+                "destinations": DESTINATIONS, "members": MEMBERS, "from_ms": from_ms, "step_us": step_us, "first": first,
+                "rows": min(INSERT_ROWS, rows - first),
+            }  # fmt: skip
+            client.command(FILL, parameters=values)
             progress.update(task, completed=first + INSERT_ROWS)
     return time.monotonic() - started_s
 

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,6 +213,12 @@ def test_dead_letters_are_what_was_given_up_and_not_delivered_since(audited: Set
     assert [row["sequence"] for row in dead(audited, **asked)] == found
 
 
+def test_many_long_ids_are_sought_at_once(audited: Settings) -> None:
+    """Servers and proxies take addresses of some thousand bytes."""
+    ids = {f"{number}-{'x' * 200}" for number in range(200)} | {"grand-m-1-2"}
+    assert [row["sequence"] for row in dead(audited, event_ids=frozenset(ids))] == [2]
+
+
 def test_a_dead_letter_says_how_it_ended_and_where_it_is(audited: Settings) -> None:
     by_number = {row["sequence"]: row for row in dead(audited)}
     assert (by_number[2]["log_partition"], by_number[2]["log_offset"]) == (1, 10)
@@ -237,6 +245,26 @@ def test_how_a_destination_fares(settings: Settings, client: Client) -> None:
     assert [status[name] for name in counts] == [8, 3, 5, 1, 3, 1, 1, 2, 1]
     assert (status["duration_p50_ms"], status["append_to_2xx_p99_ms"]) == (12.345, 52.345)
     assert f"{status['hour']:%Y-%m-%dT%H:%M}" == "2026-03-01T12:00"
+
+
+# Retention.
+
+
+def test_days_that_are_over_are_dropped_whole_and_the_sink_changes_how_many(make_settings: Callable[..., Settings]) -> None:
+    made = make_settings(kafka_bootstrap_servers=NOBODY, redis_url=f"redis://{NOBODY}", attempt_retention_days=7)
+    clickhouse.migrate(made)
+    now_ms, day_ms = time.time_ns() // 1_000_000, 24 * 3600 * 1000
+    write(made, "delivery_attempts", [delivery_attempt(age + 1, started_at_ms=now_ms - age * day_ms) for age in range(12)])
+    connected = clickhouse.connect(made)
+    connected.command("OPTIMIZE TABLE delivery_attempts FINAL")
+    kept = {row[0] for row in connected.query("SELECT sequence FROM delivery_attempts").result_rows}
+    assert set(range(1, 7)) <= kept <= set(range(1, 9))  # The seventh day is over somewhere within its part.
+    for days in (30, 0, 0, 3):
+        clickhouse.migrate(replace(made, attempt_retention_days=days))
+        definition = str(connected.command("SHOW CREATE TABLE delivery_attempts"))
+        assert (f"toIntervalDay({days})" in definition) if days else ("TTL" not in definition)
+        assert "toIntervalDay(2555)" in str(connected.command("SHOW CREATE TABLE delivery_notices"))
+    connected.close()
 
 
 # What senders wrote.

@@ -17,6 +17,7 @@ from sinks.clickhouse import TABLES, History
 from streams import topics
 from streams.configuration import Token
 from streams.deliveries.command import deliveries
+from streams.destinations.model import Action, Destination, Secret, Which
 from tests.ingress.support import INTERNAL_TOKEN, NOBODY, Answer, Service, StubOwner, make_configuration
 from tests.sinks import examples
 from tests.sinks.broker import read_all
@@ -58,7 +59,9 @@ def running(kafka: Any, valkey: Any, clickhouse: Any, make_settings: Any, owners
         history.write_now([item(record, offset=number) for number, record in enumerate(records)])
         history.close()
     configuration = make_configuration()
-    made = Service(settings, replace(configuration, tokens=(*configuration.tokens, *TOKENS)))
+    secrets = (Secret(secret_id="1", value=examples.SECRET),)
+    destinations = {name: Destination(name=name, url=f"https://{name}.example.com/hooks", secrets=secrets) for name in ("crm", "app")}
+    made = Service(settings, replace(configuration, tokens=(*configuration.tokens, *TOKENS), destinations=destinations))
     made.wait_ready()
     yield made
     made.stop()
@@ -154,6 +157,78 @@ async def test_dead_letters(running: Service) -> None:
     assert numbers(await ask(running, "/v1/destinations/crm/dead-letters?limit=2")) == [3, 2]
     assert numbers(await ask(running, "/v1/destinations/nobody/dead-letters")) == []
     assert (await ask(running, "/v1/destinations/crm/dead-letters?kind=x")).status == 422
+
+
+# Another try.
+
+
+async def post(service: Service, body: Any, token: str = WRITER, destination: str = "crm") -> Answer:
+    return await service.request("POST", f"/v1/destinations/{destination}/dead-letters/redrive", token=token, json=body)
+
+
+@pytest.mark.parametrize(
+    ("body", "token", "event_ids", "count", "programs"),
+    [
+        ({"all": True}, WRITER, [], 3, []),
+        ({"all": True}, GRAND_WRITER, [], 2, ["grand"]),
+        ({"all": True, "reason": "STATUS_404"}, WRITER, [2], 1, []),
+        ({"all": True, "since": "2026-03-01T12:00:01.002Z", "until": "2026-03-02"}, WRITER, [2, 3], 2, []),
+        ({"all": True, "since": "2026-03-01"}, GRAND_WRITER, [1, 2], 2, ["grand"]),
+        ({"event_ids": ["grand-m-1-1", "grand-m-1-2", "grand-m-1-1"]}, WRITER, [1, 2], 2, []),
+    ],
+)  # fmt: skip
+async def test_a_redrive_is_a_replay_in_the_log(
+    running: Service, body: Any, token: str, event_ids: list[int], count: int, programs: list[str]
+) -> None:
+    answer = await post(running, body, token)
+    assert (answer.status, answer.json["dead_letters"]) == (201, count)
+    job = running.parts.control.jobs[answer.json["job_id"]]
+    assert (job.destination, job.action, job.which) == ("crm", Action.REPLAY, Which.FAILED)
+    assert job.event_ids == {f"grand-m-1-{number}" for number in event_ids} and job.programs == set(programs)
+    assert job.created_by in ("redrives", "redrives-grand")
+    # Decided at MOMENT_MS + number, given up a second later: it was appended to the log between.
+    assert job.since_ms < MOMENT_MS and job.until_ms > MOMENT_MS + 1_003
+
+
+async def test_those_of_many_ids_that_are_no_dead_letters_are_named(running: Service) -> None:
+    """One was delivered, one is another programme's, most were never sent."""
+    ids = ["grand-m-1-1", "grand-m-1-4", "grand-m-1-3", *(f"grand-m-9-{number}{'x' * 200}" for number in range(197))]
+    answer = await post(running, {"event_ids": ids}, GRAND_WRITER)
+    assert answer.status == 422
+    assert [one["field"] for one in answer.json["errors"]][:2] == ["event_ids[1]", "event_ids[2]"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "event_ids"), ({"event_ids": ["x"], "all": True}, "event_ids"), ({"all": False}, "all"), ({"event_ids": []}, "event_ids"),
+        ({"event_ids": "x"}, "event_ids"), ({"event_ids": [""]}, "event_ids[0]"), ({"event_ids": [1]}, "event_ids[0]"),
+        ({"event_ids": ["x"] * 201}, "event_ids"), ({"event_ids": ["grand-m-1-1"], "reason": "x"}, "reason"), ({"all": True, "since": 7}, "since"),
+        ({"all": True, "until": "soon"}, "until"), ({"all": True, "reason": ""}, "reason"), ({"all": True, "which": "ALL"}, "which"),
+        ({"all": True, "reason": "NEVER"}, ""), ({"event_ids": ["grand-m-1-4"]}, "event_ids[0]"), ([], ""),
+    ],
+)  # fmt: skip
+async def test_what_no_redrive_is_made_of(running: Service, body: Any, field: str) -> None:
+    before = set(running.parts.control.jobs)
+    answer = await post(running, body)
+    assert (answer.status, [one["field"] for one in answer.json["errors"]]) == (422, [field])
+    assert set(running.parts.control.jobs) == before
+
+
+async def test_a_redrive_of_nothing_and_to_nowhere(running: Service) -> None:
+    assert (await post(running, {"all": True}, destination="app")).status == 422
+    assert (await post(running, {"all": True}, destination="nobody")).status == 404
+    malformed = await running.request("POST", "/v1/destinations/crm/dead-letters/redrive", token=WRITER, data=b"{")
+    assert malformed.status == 400
+
+
+def test_a_redrive_on_the_command_line(running: Service) -> None:
+    result = run(running, "redrive", "crm", "grand-m-1-1", "grand-m-1-2", "--json", token=WRITER)
+    assert result.exit_code == 0, result.output
+    assert len(running.parts.control.jobs[json.loads(result.stdout)["job_id"]].event_ids) == 2
+    assert "tries again 3 dead letters of crm" in run(running, "redrive", "crm", "--all", token=WRITER).stdout
+    refused = run(running, "redrive", "crm", "grand-m-1-4", token=WRITER)
+    assert refused.exit_code == 1 and "event_ids[0]: is no dead letter" in refused.output
 
 
 # Reads of members' data.

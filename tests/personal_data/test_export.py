@@ -32,12 +32,12 @@ class Stubs:
         return web.json_response(found) if found is not None else web.json_response({}, status=421)
 
     async def query(self, request: web.Request) -> web.Response:
-        query = await request.text()
-        self.asked.append(dict(request.query))
-        if "system.tables" in query:
+        asked = {name: str(value) for name, value in (await request.post()).items()}
+        self.asked.append(asked)
+        if "system.tables" in asked["query"]:
             return web.Response(text='{"name":"ledger_entries"}\n{"name":"sync_audit"}\n')
-        table = request.query.get("param_table", "dead_letters")
-        return web.Response(body=self.answers.get(f"{table}:{request.query['param_member_id']}", b""))
+        table = asked.get("param_table", "dead_letters")
+        return web.Response(body=self.answers.get(f"{table}:{asked['param_member_id']}", b""))
 
     def settings(self) -> Settings:
         return Settings(worker_urls=f"http://127.0.0.1:9,{self.url}", clickhouse_url=self.url, internal_token=TOKEN)
