@@ -28,6 +28,9 @@ RETRY_FIRST_S, RETRY_LONGEST_S = 0.2, 30.0
 STALLED_S = 2.0
 STALLED_LIMIT = 10
 """A destination that has answered nothing for STALLED_S gets no more than this many attempts at once."""
+SILENT_S = 0.5
+"""... and of what is kept for destinations that answer it gets one attempt at once after so long: a hundred that go down together take all else before
+STALLED_S is over."""
 OVERLOADED = frozenset({"429", "502", "503", "504", "TIMEOUT", "RESET", "CONNECT"})
 
 
@@ -43,23 +46,25 @@ class Budget:
         self._left = attempts_max
         self._kept = attempts_max // 2
         self._waiting: dict[Outlet, None] = {}
+        self._silent: dict[Outlet, None] = {}  # Those of them that do not get what is kept.
 
-    def take(self, outlet: "Outlet", *, is_stalled: bool = False) -> bool:
+    def take(self, outlet: "Outlet", *, is_silent: bool = False) -> bool:
         """Whether one more may begin. One half is kept for destinations that answer."""
-        if self._left <= (self._kept if is_stalled else 0):
-            self._waiting[outlet] = None
+        if self._left <= (self._kept if is_silent else 0):
+            (self._silent if is_silent else self._waiting)[outlet] = None
             return False
         self._left -= 1
         return True
 
     def give(self) -> None:
         self._left += 1
-        for _ in range(len(self._waiting)):
-            if self._left <= 0:
-                return
-            outlet = next(iter(self._waiting))
-            del self._waiting[outlet]
-            outlet.pump()
+        for waiting, kept in ((self._waiting, 0), (self._silent, self._kept)):
+            for _ in range(len(waiting)):
+                if self._left <= kept:
+                    break
+                outlet = next(iter(waiting))
+                del waiting[outlet]
+                outlet.pump()
 
 
 @dataclass(slots=True)
@@ -120,9 +125,7 @@ class Outlet:
         self._turn = 0
         self._retries_in_flight = 0
         self._replays_in_flight = 0
-        self._begun: dict[int, float] = {}  # Attempt -> when it began, the oldest first.
-        self._attempts = 0
-        self._succeeded_s = float("-inf")
+        self._unanswered_s: float | None = None  # When the first attempt since the last answer began.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -232,19 +235,25 @@ class Outlet:
         queues = self._queues
         if not (queues.fresh or queues.retries or queues.replays):
             return None
-        limit, is_stalled = self._limit_now(now_s)
-        if self.in_flight >= limit:
+        limit = self._limit_now(now_s)
+        is_full = self.in_flight >= limit
+        if is_full and not self._may_exceed(limit):
             return None
         self._set_pace()
         if (free_s := self._pace.free_at_s(now_s)) > now_s:
             self._wake_at(free_s)
             return None
-        if not self._budget.take(self, is_stalled=is_stalled):
+        if not self._budget.take(self, is_silent=self.in_flight > 0 and self._is_silent(now_s, SILENT_S)):
             return None
-        lane = self._choose(limit)
+        lane = self._pop(queues.fresh) if is_full else self._choose(limit)
         if lane is None:
             self._budget.give()
         return lane
+
+    def _may_exceed(self, limit: int) -> bool:
+        """The limit shrinks with retries that hang: those under way may be more than it is now, and leave first attempts their share all the same."""
+        firsts_in_flight = self.in_flight - self._retries_in_flight - self._replays_in_flight
+        return bool(self._queues.fresh) and firsts_in_flight < max(1, limit // 4) and self.in_flight < self.destination.concurrency_max
 
     def _choose(self, limit: int) -> Lane | None:
         """First attempts keep a quarter of all slots for themselves, and leave one to retries; replays get a quarter at most."""
@@ -281,7 +290,7 @@ class Outlet:
         if now_s < self.breaker.probe_due_s:
             self._wake_at(self.breaker.probe_due_s)
             return None
-        if not self._budget.take(self):
+        if not self._budget.take(self, is_silent=True):
             return None
         queues = self._queues
         lane = self._pop(queues.fresh) or self._pop(queues.retries) or self._pop(queues.replays)
@@ -298,14 +307,13 @@ class Outlet:
         self.breaker.probing()
         return lane
 
-    def _limit_now(self, now_s: float) -> tuple[int, bool]:
-        """Most attempts at once, and whether the destination has stopped answering."""
+    def _limit_now(self, now_s: float) -> int:
+        """Most attempts at once: few of them if the destination has stopped answering."""
         limit = self.limit.limit
-        if self._begun:
-            oldest_s = next(iter(self._begun.values()))
-            if now_s - oldest_s > STALLED_S and self._succeeded_s < oldest_s:
-                return min(limit, STALLED_LIMIT), True
-        return limit, False
+        return min(limit, STALLED_LIMIT) if self._is_silent(now_s, STALLED_S) else limit
+
+    def _is_silent(self, now_s: float, for_s: float) -> bool:
+        return self._unanswered_s is not None and now_s - self._unanswered_s > for_s
 
     def _set_pace(self) -> None:
         wanted = (self.destination.rate_max_per_s, self._share())
@@ -331,14 +339,14 @@ class Outlet:
         while lane is not None:
             await self._attempt(lane)
             lane = self._take()
+            if lane is not None:
+                self.pump()  # The limit may have grown: there is room for more than the one that takes this one's place.
 
     async def _attempt(self, lane: Lane) -> None:
         channel = lane.branch.channel
         is_probe = self.is_down
-        began_s = self._monotonic_s()
-        self._attempts += 1
-        number = self._attempts
-        self._begun[number] = began_s
+        if self._unanswered_s is None:
+            self._unanswered_s = self._monotonic_s()
         was_retry, records = bool(lane.attempts), lane.head(channel.batch_events_max) or []
         timeout_s = self.breaker.probe_timeout_s(self.destination.timeout_s) if is_probe else self.destination.timeout_s
         result: Result | None = None
@@ -347,7 +355,6 @@ class Outlet:
         except Exception:
             log.exception("delivery.attempt_raised", extra={"destination": self.destination.name, "offset": records[0].offset if records else None})
         finally:
-            del self._begun[number]
             in_flight = self.in_flight
             self.in_flight -= 1
             self._retries_in_flight -= was_retry
@@ -356,8 +363,8 @@ class Outlet:
             self._budget.give()
         if result is None:
             result = Result.raised(records, self._wall_ms())
-        self._note(lane, result, is_probe=is_probe, in_flight=in_flight)
         try:
+            self._note(lane, result, is_probe=is_probe, in_flight=in_flight)
             if not lane.branch.is_closed:
                 lane.branch.settle(lane, result.count, result)
         except Exception:
@@ -368,11 +375,12 @@ class Outlet:
     def _note(self, lane: Lane, result: Result, *, is_probe: bool, in_flight: int) -> None:
         """What the attempt says of the destination."""
         receipt, now_s = result.receipt, self._monotonic_s()
+        if result.was_answered:
+            self._unanswered_s = None
         if receipt.verdict is not Verdict.RETRY:
             if not result.was_answered:  # It says nothing of the destination.
                 self.breaker.put_off(now_s)
                 return
-            self._succeeded_s = now_s
             self.limit.succeeded(in_flight)
             self.condition.failing_since_ms, self.condition.failures = None, 0
             if self.breaker.succeeded(result.seconds):
