@@ -39,7 +39,8 @@ def throughput(rig: DeliveryRig, *, destinations: int, sinks: int, events: int, 
         found = {
             "destinations": destinations, "sinks": sinks, "events": events, "deliveries_s": _rate(arrivals),
             "repeated": len(arrivals) - events, "cpu_us": (usage.cpu_s - before.cpu_s) / events * 1e6, "rss_mib": usage.rss_mib,
-            "audited": delivery_records.count(place.settings, topics.DELIVERY_AUDIT),
+            "audited": len(recorded := delivery_records.recorded_after_ms(place.settings)),
+            "recorded_p50_ms": figures.percentile(recorded, 0.5), "recorded_max_ms": recorded[-1],
             "attempts": delivery_records.count(place.settings, topics.DELIVERY_ATTEMPTS),
         }  # fmt: skip
         bare = _bare(place, events)

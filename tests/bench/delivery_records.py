@@ -6,8 +6,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
+from schemas.records import DeliveryAudit
 from schemas.registry import LocalRegistry
-from streams import kafka
+from streams import kafka, topics
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -42,3 +43,12 @@ def records(settings: Settings, topic: Topic, partition: int) -> Iterator[Any]:
 def count(settings: Settings, topic: Topic) -> int:
     """Of all partitions."""
     return sum(1 for partition in range(settings.kafka_partitions) for _ in messages(settings, topic, partition))
+
+
+def recorded_after_ms(settings: Settings) -> list[int]:
+    """Sorted: how long after its end each delivery was handed to the broker to be on record. A kill -9 repeats what is not."""
+    codec, found = Codec(LocalRegistry()), []
+    for partition in range(settings.kafka_partitions):
+        for message in messages(settings, topics.DELIVERY_AUDIT, partition):
+            found.append(message.timestamp()[1] - codec.decode(message.value(), DeliveryAudit).ended_at_ms)
+    return sorted(found)
