@@ -46,10 +46,11 @@ def _line(hit: Hit) -> Text:
 
 def _show(console: Console, report: Report) -> None:
     """The tables at the end."""
-    repeated = report.recount.repeated
-    table = Table("what", "times", "events repeated because of it", title="Disturbances", title_justify="left")
+    repeated = report.recount.by_cause()
+    table = Table("what", "times", "deliveries repeated because of it", "at most", title="Disturbances", title_justify="left")
     for kind, times in sorted(report.by_kind().items()):
-        table.add_row(kind.value, str(times), str(repeated[kind.value]))
+        counts = repeated.get(kind.value, [0])
+        table.add_row(kind.value, str(times), str(sum(counts)), str(max(counts)))
     console.print(table)
     differences = Table("what", "number", title="Differences", title_justify="left")
     for name, number in report.findings.counts.items():
@@ -60,7 +61,8 @@ def _show(console: Console, report: Report) -> None:
         console.print(Text(str(sample)), soft_wrap=True)
     console.print(
         f"{report.recount.accepted} deliveries of {report.request.events} events in {report.storm_s:.0f} s of storm and {report.calm_s:.0f} s after it;"
-        f" {report.recount.requests} requests, {repeated.total()} repeated, {report.recount.replayed} replayed, {report.audited} audit records compared"
+        f" {report.recount.requests} requests, {report.recount.repeated.total()} repeated, {report.recount.replayed} replayed,"
+        f" {report.audited} audit records compared"
     )
     if report.failure:
         console.print(Text(report.failure, "bold red"), soft_wrap=True)

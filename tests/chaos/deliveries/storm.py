@@ -38,8 +38,8 @@ PRODUCE_TIMEOUT_MS = 600_000
 HOT_SHARE = 0.6  # Of the storm's time during which the hot member's destination does not take it.
 BEFORE_S = 1.5
 """So long before a kill an acceptance may not be on record yet: what was in flight, and a transaction that was not finished."""
-AFTER_BROKER_S = 20.0  # Until the transactions that died with the broker are over, and all partitions are open again.
-AFTER_PAUSE_S = 10.0  # A sink that was asleep learns that its partitions are another's.
+AFTER_BROKER_S = 5.0  # Until the first transaction after it is finished.
+AFTER_PAUSE_S = 5.0  # A sink that was asleep learns that its partitions are another's.
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Report:
         return {
             "seed": request.seed, "events": request.events, "members": request.members, "sinks": request.sinks, "destinations": len(plan.DESTINATIONS),
             "storm_s": round(self.storm_s, 1), "calm_s": round(self.calm_s, 1), "requests": self.recount.requests, "accepted": self.recount.accepted,
-            "repeated": dict(self.recount.repeated), "replayed": self.recount.replayed, "audited": self.audited, "clean": self.is_clean,
+            "repeated": self.recount.by_cause(), "replayed": self.recount.replayed, "audited": self.audited, "clean": self.is_clean,
             "failure": self.failure, "folder": str(self.folder or ""), "hits": [asdict(hit) for hit in self.hits], **self.findings.to_json(),
         }  # fmt: skip
 

@@ -84,7 +84,7 @@ def test_a_faultless_storm_passes_and_everything_was_looked_for() -> None:
 
 def test_what_is_repeated_and_replayed_is_counted() -> None:
     recount = verify.check_requests(faultless().requests, WANTED, DESTINATIONS, [WINDOW], Findings(), event_id=event_id)
-    assert (recount.accepted, dict(recount.repeated), recount.replayed) == (14, {"a kill": 1}, 1)
+    assert (recount.accepted, recount.by_cause(), recount.replayed) == (14, {"a kill": [1]}, 1)
 
 
 Tamper = Callable[[Storm], object]

@@ -59,9 +59,16 @@ class Recount:
     requests: int = 0
     accepted: int = 0
     """Events, each once per destination."""
-    repeated: Counter[str] = field(default_factory=Counter)
-    """By what explains it."""
+    repeated: Counter[Window] = field(default_factory=Counter)
+    """Requests about what had been accepted, by what explains them."""
     replayed: int = 0
+
+    def by_cause(self) -> dict[str, list[int]]:
+        """What explains repeats -> how many each of its times has caused."""
+        found: dict[str, list[int]] = {}
+        for window, count in self.repeated.items():
+            found.setdefault(window.why, []).append(count)
+        return found
 
 
 class _Member:
@@ -115,9 +122,10 @@ def _attempt(one: Seen, member: _Member, key: str, place: str, windows: Sequence
         findings.add(kind, key, place, f"{member.next} before it", f"{sequence} {'accepted' if one.accepted else 'attempted'}")
     first_ns = member.first_ns.get(sequence)
     if first_ns is not None:
-        why = _explanation(first_ns, windows)
-        recount.repeated[why or UNCAUSED] += 1
-        if not why:
+        window = next((window for window in windows if window.begin_ns <= first_ns <= window.end_ns), None)
+        if window is not None:
+            recount.repeated[window] += 1
+        else:
             findings.add(UNCAUSED, key, place, "accepted once", "accepted before, and sent again")
     elif one.accepted:
         recount.accepted += 1
@@ -126,10 +134,6 @@ def _attempt(one: Seen, member: _Member, key: str, place: str, windows: Sequence
         while member.next in member.accepted:
             member.accepted.discard(member.next)
             member.next += 1
-
-
-def _explanation(at_ns: int, windows: Sequence[Window]) -> str:
-    return next((window.why for window in windows if window.begin_ns <= at_ns <= window.end_ns), "")
 
 
 def check_audits(
