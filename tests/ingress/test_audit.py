@@ -149,7 +149,7 @@ async def test_what_shows_nothing_personal_is_not_recorded(audited: Service, own
         qualifying_points=60, enrolled_at_ms=1_795_318_800_000,
     )  # fmt: skip
     balance = await audited.request("GET", "/v1/members/M-balance/balance?program=grand", token=TOKENS["reader"])
-    nobody = await audited.request("GET", "/v1/members/M-nobody?program=grand", token=TOKENS["reader"])
+    nobody = await audited.request("GET", "/v1/members/M-unread?program=grand", token=TOKENS["reader"])
     listed = await ask(audited)
     assert (balance.status, nobody.status, listed.status) == (200, 404, 200)
     for answer in (balance, nobody, listed):

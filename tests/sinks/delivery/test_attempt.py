@@ -19,18 +19,20 @@ from aiohttp import web
 
 from infra.fakes.receiver import DRIP_INTERVAL_S, HANG, RESET, Behaviour, Receiver, redirect, too_many
 from schemas.contract import member_key
-from schemas.records import LoyaltyEvent, LoyaltyEventKind
+from schemas.records import AttemptVerdict, DeliveryAttempt, LoyaltyEvent, LoyaltyEventKind
 from sinks.addresses import parse_allowed
 from sinks.authorization import FRESH_S, Authorizer
 from sinks.base import Receipt, Verdict
 from sinks.delivery import attempt
 from sinks.delivery.attempt import GONE, MASKED, REPLAY_HEADER, Exchange, Result, batch_id, judge, masked_request, masked_response, send_test
+from sinks.delivery.evidence import REQUEST_BODY_BYTES_MAX, RESPONSE_BODY_BYTES_MAX, Attempted, attempt_of
 from sinks.delivery.outlet import Budget, Outlet
 from sinks.delivery.records import Outgoing, Payload
 from sinks.transport import BODY_BYTES_MAX, Answer, Failure, Transport
 from streams import signatures
 from streams.destinations.model import Bearer, ClientCredentials, Destination, Scheme, Secret
 from streams.settings import Settings
+from tests.sinks.broker import codec
 from tests.sinks.delivery.support import LOOPBACK, destination
 from tests.sinks.examples import EVERY_KIND, MOMENT_MS, SECRET, delivery_notice, event
 
@@ -184,6 +186,11 @@ async def test_a_batch_is_signed_as_one_and_has_the_bytes_of_each(receiver: Rece
     assert all(alone.body in batch.body for alone in receiver.accepted[:3])
     assert json.loads(batch.body)["timestamp"] == "2026-03-01T12:00:00.002Z", "when the last of them was appended"
     assert "x-correlation-id" not in batch.headers
+
+
+async def test_a_batch_of_one_is_a_batch(receiver: Receiver, transport: Transport) -> None:
+    result = await send(Exchange(destination(receiver), transport), event(1), is_batch=True)
+    assert [(one.kind, one.webhook_id, len(one.data["events"])) for one in receiver.accepted] == [("loyalty.batch", result.webhook_id, 1)]
 
 
 def test_a_batch_of_other_events_or_in_another_order_has_another_id() -> None:
@@ -489,6 +496,47 @@ async def test_a_trial_is_signed_and_told_without_secrets(receiver: Receiver) ->
     assert [(one["delivered"], one["outcome"]) for one in told] == [(True, "202"), (False, "503")]
     assert [(one.kind, one.verified) for one in receiver.received] == [("loyalty.test", True)] * 2
     assert "hush" not in json.dumps(told) and told[0]["peer_address"] == "127.0.0.1"
+
+
+def attempted(result: Result, *records: Payload, **fields: Any) -> Attempted:
+    sent = [outgoing(one) for one in records]
+    return Attempted(**{
+        "destination": "crm", "channel": "crm", "url": "https://crm.example/hooks", "is_batch": False, "records": sent, "result": result, "attempt": 4,
+        "is_given_up": False, "next_attempt_at_ms": None, **fields,
+    })  # fmt: skip
+
+
+async def test_the_record_of_an_attempt_has_all_that_helps_and_no_secret(receiver: Receiver, transport: Transport) -> None:
+    receiver.script(Behaviour(status=503, headers={"Set-Cookie": "session=hush", "X-Request-Id": "r-1"}, body_bytes=BODY_BYTES_MAX))
+    one = event(3, correlation_id="c-3")
+    result = await send(Exchange(destination(receiver, headers={"x-api-key": "hush"}), transport), one)
+    record = attempt_of(attempted(result, one, next_attempt_at_ms=MOMENT_MS + 5))
+    assert codec().decode(codec().encode(record), DeliveryAttempt) == record
+    assert "hush" not in repr(record) and SECRET not in repr(record)
+    assert (record.attempt_id, record.event_ids) == (f"crm/grand-m-1-3/{result.started_at_ms}", ("grand-m-1-3",))
+    assert (record.program_id, record.member_id, record.sequence, record.correlation_id) == ("grand", "m-1", 3, "c-3")
+    assert (record.verdict, record.outcome, record.status, record.attempt) == (AttemptVerdict.RETRY, "503", 503, 4)
+    assert (record.peer_address, record.appended_at_ms, record.next_attempt_at_ms) == ("127.0.0.1", MOMENT_MS, MOMENT_MS + 5)
+    assert record.request_headers["webhook-signature"] == receiver.received[0].headers["webhook-signature"]
+    assert record.request_body.encode() == receiver.received[0].body
+    assert (record.response_headers["x-request-id"], len(record.response_body)) == ("r-1", RESPONSE_BODY_BYTES_MAX)
+
+
+async def test_the_record_of_a_batch_names_its_events_and_no_member(receiver: Receiver, transport: Transport) -> None:
+    records = [event(number, correlation_id="x" * 200) for number in range(1, 60)]
+    result = await send(Exchange(destination(receiver), transport), *records, is_batch=True)
+    record = attempt_of(attempted(result, *records, is_batch=True))
+    assert (record.kind, record.program_id, record.member_id, record.sequence, record.verdict) == ("BATCH", "", "", 0, AttemptVerdict.DELIVERED)
+    assert record.webhook_id == result.webhook_id and record.event_ids == tuple(one.event_id for one in records)
+    assert len(record.request_body) == REQUEST_BODY_BYTES_MAX < len(result.body)
+
+
+async def test_the_record_of_what_got_no_answer_and_is_given_up(receiver: Receiver, transport: Transport) -> None:
+    await receiver.go_down()
+    result = await send(Exchange(destination(receiver), transport), event(1))
+    record = attempt_of(attempted(result, event(1), is_given_up=True))
+    assert (record.verdict, record.outcome, record.status) == (AttemptVerdict.GIVEN_UP, "CONNECT", None)
+    assert (record.response_headers, record.response_body, record.next_attempt_at_ms) == ({}, "", None)
 
 
 # When it is tried again.
