@@ -190,6 +190,7 @@ async def test_a_batch_is_signed_as_one_and_has_the_bytes_of_each(receiver: Rece
 
 async def test_a_batch_of_one_is_a_batch(receiver: Receiver, transport: Transport) -> None:
     result = await send(Exchange(destination(receiver), transport), event(1), is_batch=True)
+    assert result.webhook_id == batch_id([outgoing(event(1))])
     assert [(one.kind, one.webhook_id, len(one.data["events"])) for one in receiver.accepted] == [("loyalty.batch", result.webhook_id, 1)]
 
 
