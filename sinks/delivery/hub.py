@@ -235,6 +235,8 @@ class Hub:
                 self._tell_of(state)
             if state is not None and state.failing_since_ms is not None and self._outlets[name].condition.failing_since_ms is None:
                 self._told.add(name)
+                # The process before saw an outage that this one does not know of yet.
+                self._outlets[name].back_since_ms = time.time_ns() // 1_000_000
         for partition in self.partitions.values():
             partition.reconcile()
         for name in [name for name in self._outlets if name not in destinations]:
@@ -382,7 +384,7 @@ class Hub:
     def lanes(self, name: str, limit: int, after: str) -> list[dict[str, Any]]:
         """Members of a destination that wait behind a failure, by their names."""
         waiting = sorted(
-            (lane for branch in self._branches(name) for lane in branch.lanes.values() if lane.is_parked and lane.key > after), key=lambda lane: lane.key
+            (lane for branch in self._branches(name) for lane in branch.lanes.values() if lane.is_parked and (lane.key > after or not after)), key=lambda lane: lane.key
         )[:limit]
         return [lane_shown(lane) for lane in waiting]
 

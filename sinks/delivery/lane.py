@@ -86,7 +86,7 @@ class Lane:
             if self.is_parked:
                 self.dirty.add((self._number + self._first) // SEGMENT)
             self._first += 1
-        self.attempts, self.failing_since_ms, self.due_ms, self.detail, self.is_blocked, self.is_asked = 0, None, None, "", False, False
+        self._begin_anew()
         if self._first == len(self._offsets):
             self._number, self._first = self._number + self._first, 0
             self._offsets.clear()
@@ -97,16 +97,22 @@ class Lane:
         if self.is_parked and len(self):
             self.touch()
 
+    def _begin_anew(self) -> None:
+        """Nothing is known yet of what is the first one now."""
+        self.attempts, self.failing_since_ms, self.due_ms, self.detail, self.is_blocked, self.is_asked = 0, None, None, "", False, False
+
     def discard(self, gone: Iterable[int]) -> int:
         """These are no more; how many of them were here."""
         lost = set(gone)
-        before = len(self)
+        before, is_first_gone = len(self), not lost.isdisjoint(self.first())
         if self.is_parked:
             self.dirty.update(self.segments())
         self._offsets = [offset for offset in self.offsets if offset not in lost]
         self._number, self._first = self._number - self._number % SEGMENT, 0
         for offset in lost:
             self.records.pop(offset, None)
+        if is_first_gone:
+            self._begin_anew()
         if self.is_parked:
             self.dirty.update(self.segments())
         return before - len(self)

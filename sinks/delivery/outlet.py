@@ -108,7 +108,7 @@ class Outlet:
         self.limit = AdaptiveLimit(destination.concurrency_max)
         self.is_paused = False
         self.back_since_ms = 0
-        """When it was down the last time: what failed until then failed with all others."""
+        """When it was down, or paused, the last time: what failed until then failed with all others."""
         self._send = send
         self._budget = budget
         self._share = share
@@ -154,6 +154,7 @@ class Outlet:
         """Begin no attempt while paused. Those under way end."""
         self.is_paused = paused
         if not paused:
+            self.back_since_ms = self._wall_ms()
             self.pump()
 
     async def close(self) -> None:
@@ -351,25 +352,26 @@ class Outlet:
         timeout_s = self.breaker.probe_timeout_s(self.destination.timeout_s) if is_probe else self.destination.timeout_s
         result: Result | None = None
         try:
-            result = await self._send(records, is_batch=channel.is_batch, job=channel.job_id, timeout_s=timeout_s)
-        except Exception:
-            log.exception("delivery.attempt_raised", extra={"destination": self.destination.name, "offset": records[0].offset if records else None})
-        finally:
-            in_flight = self.in_flight
-            self.in_flight -= 1
-            self._retries_in_flight -= was_retry
-            self._replays_in_flight -= channel.is_replay
-            lane.busy = False
-            self._budget.give()
-        if result is None:
-            result = Result.raised(records, self._wall_ms())
-        try:
+            try:
+                result = await self._send(records, is_batch=channel.is_batch, job=channel.job_id, timeout_s=timeout_s)
+            except Exception:
+                log.exception("delivery.attempt_raised", extra={"destination": self.destination.name, "offset": records[0].offset if records else None})
+            finally:
+                in_flight = self.in_flight
+                self.in_flight -= 1
+                self._retries_in_flight -= was_retry
+                self._replays_in_flight -= channel.is_replay
+                self._budget.give()
+            if result is None:
+                result = Result.raised(records, self._wall_ms())
             self._note(lane, result, is_probe=is_probe, in_flight=in_flight)
             if not lane.branch.is_closed:
                 lane.branch.settle(lane, result.count, result)
         except Exception:
-            log.exception("delivery.settle_failed", extra={"destination": self.destination.name, "offset": records[0].offset})
+            log.exception("delivery.settle_failed", extra={"destination": self.destination.name, "offset": records[0].offset if records else None})
             lane.branch.partition.begin_again()
+        finally:
+            lane.busy = False  # Not before it is settled: whatever that sets off must not take the lane a second time.
         self.offer(lane)
 
     def _note(self, lane: Lane, result: Result, *, is_probe: bool, in_flight: int) -> None:

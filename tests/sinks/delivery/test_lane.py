@@ -139,3 +139,13 @@ def test_a_restart_finds_what_was_written(steps: list[tuple[str, int]]) -> None:
         assert list(one.offsets) == expected
     disk.write(one)
     assert list(disk.read().offsets) == expected
+
+
+def test_what_follows_an_event_that_is_gone_begins_anew() -> None:
+    lane = Lane(None, "grand/m-1")  # type: ignore[arg-type]
+    for offset in range(3):
+        lane.append(offset, None)
+    lane.park()
+    lane.attempts, lane.failing_since_ms, lane.is_blocked = 7, 1, True
+    assert lane.discard([2]) == 1 and (lane.attempts, lane.failing_since_ms, lane.is_blocked) == (7, 1, True)
+    assert lane.discard([0]) == 1 and (lane.attempts, lane.failing_since_ms, lane.is_blocked) == (0, None, False)

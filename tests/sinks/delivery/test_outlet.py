@@ -316,3 +316,40 @@ def test_an_attempt_that_raises_is_a_failure_and_no_more() -> None:
         assert stage.outlet.breaker.phase is Phase.CLOSED and OPEN_FAILURES > 2
 
     run(work)
+
+
+def test_an_answer_that_closes_the_breaker_does_not_take_its_own_lane_a_second_time() -> None:
+    async def work() -> None:
+        is_ill = True
+        receiver = Receiver(lambda *_: (0.01, 503) if is_ill else (0.01, 200))
+        stage = Stage(crm(retry_delays_s=(0.1,)), receiver)
+        stage.outlet._breaker_changed = lambda _: [stage.take(f"m-{number}", 2 + len(receiver.begun)) for number in range(3)]  # type: ignore[assignment]
+        for number in range(3):
+            stage.take(f"m-{number}", 1)
+        await until(lambda: stage.outlet.is_down, 60)
+        await asyncio.sleep(60.0)  # All lanes are due: none of them waits for its next attempt.
+        is_ill = False
+        await until(lambda: not stage.outlet.is_down and stage.is_drained, 60)
+        for member in (f"m-{number}" for number in range(3)):
+            began = [event_id for _, event_id in receiver.begun if member_of(event_id) == member]
+            assert began == sorted(began, key=lambda event_id: int(event_id.rpartition("-")[2])), "one attempt at a time, in order"
+        assert (stage.outlet._retries_in_flight, stage.outlet._replays_in_flight) == (0, 0)
+        assert Counter(stage.notes.delivered).most_common(1)[0][1] == 1
+
+    run(work)
+
+
+def test_the_time_of_a_pause_is_not_held_against_an_event() -> None:
+    async def work() -> None:
+        receiver = Receiver(lambda event_id, _: (0.01, 500) if member_of(event_id) == "m-1" else WELL)
+        stage = Stage(crm(give_up_after_s=60.0, retry_delays_s=(1.0,)), receiver)
+        stage.take("m-1", 1)
+        await asyncio.sleep(5.0)
+        stage.outlet.pause(True)
+        await asyncio.sleep(600.0)
+        stage.outlet.pause(False)
+        await asyncio.sleep(30.0)
+        assert stage.notes.given_up_events == []
+        await until(lambda: stage.notes.given_up_events == [("grand-m-1-1", "RETRIES_EXHAUSTED")], 60)
+
+    run(work)
