@@ -1,7 +1,7 @@
 """destinations and jobs -> channels: each an order of its own through the log, with what it wants of it. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from schemas.records import LoyaltyEventKind, NoticeKind
 from sinks import payloads
@@ -89,6 +89,13 @@ def of_destination(destination: Destination) -> list[Channel]:
                     start_at_ms=destination.start_at_ms, cadence_s=cadence_s, batch_events_max=events_max,
                 ))  # fmt: skip
     return found
+
+
+def of_retiring(channel_id: str, stream: str, destination: Destination) -> Channel | None:
+    """A channel that the destination has no more, to send what is left of it; None if the destination wants nothing that can have been its."""
+    cadence_s = None if channel_id == destination.name else 0.0
+    found = of_destination(replace(destination, cadence_s=cadence_s))
+    return next((channel for channel in found if (channel.channel_id, channel.stream) == (channel_id, stream)), None)
 
 
 def of_job(job: Job, destination: Destination) -> Channel | None:

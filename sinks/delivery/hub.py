@@ -384,8 +384,9 @@ class Hub:
     def lanes(self, name: str, limit: int, after: str) -> list[dict[str, Any]]:
         """Members of a destination that wait behind a failure, by their names."""
         waiting = sorted(
-            (lane for branch in self._branches(name) for lane in branch.lanes.values() if lane.is_parked and (lane.key > after or not after)), key=lambda lane: lane.key
-        )[:limit]
+            (lane for branch in self._branches(name) for lane in branch.lanes.values() if lane.is_parked and (lane.key > after or not after)),
+            key=lambda lane: lane.key,
+        )[:limit]  # fmt: skip
         return [lane_shown(lane) for lane in waiting]
 
     def progress(self, job_id: str) -> dict[str, Any]:

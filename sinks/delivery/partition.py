@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 
 from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress, DeliveryResult, NoticeKind
 from sinks.base import Receipt
-from sinks.delivery import evidence, progress
+from sinks.delivery import channels, evidence, progress
 from sinks.delivery.branch import Branch
 from sinks.delivery.channels import Channel
 from sinks.delivery.evidence import Attempted, Dropped, Ended
@@ -173,14 +173,26 @@ class Partition:
         self._feed_written = -1 if memory.position is None else memory.position
         self._written = {channel_id: remembered.row for channel_id, remembered in memory.channels.items() if remembered.row is not None}
         unfinished: list[tuple[Branch, list[int]]] = []
+        added: list[Channel] = []
         for channel in self._hub.channels(self.topic):
             remembered = memory.channels.pop(channel.channel_id, None)
             if remembered is None:
-                self._add(channel, first)
+                added.append(channel)
             else:
                 unfinished += self._resume(channel, remembered, feed)
+        retiring: list[Branch] = []
         for channel_id, remembered in memory.channels.items():
-            self._resume_unknown(channel_id, remembered, feed)
+            channel_or_none = self._retiring(channel_id)
+            if channel_or_none is None:
+                self._resume_unknown(channel_id, remembered, feed)
+            else:
+                unfinished += self._resume(channel_or_none, remembered, feed)
+                retiring.append(self.branches[channel_id])
+        resumed = list(self.branches.values())
+        for channel in added:
+            self._add(channel, resumed, first)
+        for branch in retiring:
+            self._retire(branch)
         self.is_open = True
         self._interested.clear()
         if unfinished:
@@ -205,10 +217,17 @@ class Partition:
         branch.unfinished = unfinished
         progress.restore_lanes(branch, remembered)
         self.branches[channel.channel_id] = branch
-        if not unfinished and channel.follows and position >= self.position:
+        if not unfinished and channel.follows and branch.end is None and position >= self.position:
             branch.follows = True
         self.branch_changed(branch)  # One that followed and does not yet must say where it is before the feed says more.
         return [(branch, unfinished)] if unfinished else []
+
+    def _retiring(self, channel_id: str) -> Channel | None:
+        """A channel that its destination, which lives on, has no more."""
+        destination, _, rest = channel_id.partition("#")
+        if rest not in ("", channels.BATCH) or not self._hub.has_destination(destination):
+            return None
+        return channels.of_retiring(channel_id, self.topic.stream, self._hub.outlet(destination).destination)
 
     def _resume_unknown(self, channel_id: str, remembered: Remembered, feed: int) -> None:
         """What is remembered of a channel that is no more."""
@@ -224,7 +243,7 @@ class Partition:
             kept = [offset for rows in remembered.lanes.values() for one in rows for offset in progress.unpacked(one.offsets)]
             kept += progress.unpacked(row.offsets) if row is not None else []
             is_behind = row is not None and 0 <= row.position < feed
-            if not rest and (kept or is_behind):
+            if rest in ("", channels.BATCH) and (kept or is_behind):
                 first = min([*kept, *([row.position] if row is not None and is_behind else [])])
                 self._dropped(destination, first, max([*kept, *([feed - 1] if is_behind else [])]), "", REMOVED)
             for one in [*([row] if row is not None else []), *(one for rows in remembered.lanes.values() for one in rows)]:
@@ -254,15 +273,16 @@ class Partition:
         if not self.is_open or self._is_stopping:
             return
         known = {channel.channel_id: channel for channel in self._hub.channels(self.topic)}
+        before = list(self.branches.values())
         for channel_id, channel in known.items():
             branch = self.branches.get(channel_id)
             if branch is None:
                 if not self._is_finished(channel):
-                    self._add(channel)
+                    self._add(channel, before)
             else:
                 branch.channel = channel
                 if branch.end is not None and not channel.is_replay:
-                    branch.end = None  # It was on its way out, and is wanted again.
+                    self._return(branch)
                 branch.release_blocked()
             if branch is not None and channel.job is not None and channel.job.is_cancelled:
                 self._cancel(branch)
@@ -276,15 +296,16 @@ class Partition:
         row = self._written.get(channel.channel_id)
         return row is not None and row.is_done
 
-    def _add(self, channel: Channel, first: int | None = None) -> None:
-        """A channel that has never been here. `first`: where the log begins now, if that is known."""
-        branch = Branch(self, channel, self._hub.outlet(channel.destination), position=self.position, follows=False)
-        has_sibling = any(
-            other.channel.destination == channel.destination and not other.channel.is_replay and not other.is_new for other in self.branches.values()
-        )
+    def _add(self, channel: Channel, before: Sequence[Branch], first: int | None = None) -> None:
+        """A channel that has never been here, unlike those `before` it. `first`: where the log begins now, if that is known."""
+        heard = [
+            self._heard(other) for other in before
+            if other.channel.destination == channel.destination and not other.channel.is_replay and not other.is_new
+        ]  # fmt: skip
+        branch = Branch(self, channel, self._hub.outlet(channel.destination), position=min(heard, default=self.position), follows=False)
         self.branches[channel.channel_id] = branch
         self._interested.clear()
-        if has_sibling and channel.job is None:
+        if heard and channel.job is None:
             self.branch_changed(branch)  # A part of what another channel of the destination has heard so far.
         elif channel.job is None and not channel.start_at_ms and first is not None:
             # Looked up once for all: there may be thousands of destinations.
@@ -293,6 +314,10 @@ class Partition:
         else:
             branch.is_new = True
             self.spawn(self._start(branch))
+
+    def _heard(self, branch: Branch) -> int:
+        """How far a branch has come."""
+        return self.position if branch.follows else branch.position
 
     async def _start(self, branch: Branch) -> None:
         """Find out where a channel begins that has never been here."""
@@ -331,9 +356,11 @@ class Partition:
             del self.branches[channel.channel_id]
         elif not channel.is_replay and self._hub.has_destination(channel.destination):
             if branch.end is None:
-                branch.channel = replace(channel, cadence_s=0.0 if channel.cadence_s is not None else None, kinds=channel.kinds)
+                # Another channel of the destination hears of the same kinds from where it is now.
+                heirs = [other for other in self._heirs(branch) if other.channel.kinds & channel.kinds]
+                branch.channel = replace(channel, cadence_s=0.0 if channel.cadence_s is not None else None)
                 branch.stay_behind(self.position)
-                branch.end = self.position
+                branch.end = min([self.position, *(self._heard(other) for other in heirs)])
                 self.branch_changed(branch)
                 self.finish_if_done(branch)
         else:
@@ -343,6 +370,20 @@ class Partition:
                 if offsets or first < self.position:
                     self._dropped(channel.destination, first, max([*offsets, self.position - 1]), "", REMOVED)
             self._remove(branch)
+
+    def _return(self, branch: Branch) -> None:
+        """It was on its way out, and is wanted again. If it has come to its end, it goes on where its heir is; what that has had is not sent twice."""
+        if branch.end is not None and branch.position >= branch.end:
+            branch.position = max([branch.position, *(self._heard(other) for other in self._heirs(branch))])
+        branch.end = None
+        self.branch_changed(branch)
+
+    def _heirs(self, branch: Branch) -> list[Branch]:
+        """The destination's other channels, but for replays."""
+        return [
+            other for other in self.branches.values()
+            if other is not branch and other.channel.destination == branch.channel.destination and not other.channel.is_replay and not other.is_new
+        ]  # fmt: skip
 
     def _remove(self, branch: Branch) -> None:
         branch.close()
