@@ -102,7 +102,7 @@ CHAPTERS = (
     ),
     Chapter(
         "A partner is connected, and stops answering",
-        "A destination is made while everything runs. Then it takes connections and never answers: the worst thing that a receiver can do to others.",
+        "A destination is made while everything runs. Then it takes connections and never answers, the worst that a receiver can do to others.",
         partner.connect_and_lose,
     ),
     Chapter(
