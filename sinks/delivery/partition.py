@@ -189,6 +189,9 @@ class Partition:
                 unfinished += self._resume(channel_or_none, remembered, feed)
                 retiring.append(self.branches[channel_id])
         resumed = list(self.branches.values())
+        for branch in resumed:
+            if branch.end is not None and not branch.channel.is_replay and branch not in retiring:
+                self._return(branch)
         for channel in added:
             self._add(channel, resumed, first)
         for branch in retiring:
@@ -255,6 +258,8 @@ class Partition:
         wanted = sorted({offset for _, offsets in unfinished for offset in offsets})
         records = await self._hub.log.read_offsets(self.topic, self.number, wanted)
         for branch, offsets in unfinished:
+            if branch.is_closed or branch.is_done:
+                continue
             gone = [offset for offset in offsets if records.get(offset) is None]
             for offset in offsets:
                 record = records.get(offset)
@@ -322,23 +327,32 @@ class Partition:
     async def _start(self, branch: Branch) -> None:
         """Find out where a channel begins that has never been here."""
         channel, log_reader = branch.channel, self._hub.log
+        begun = [branch]
         if channel.job is not None:
-            branch.position = await log_reader.offset_at(self.topic, self.number, channel.job.since_ms)
+            position = await log_reader.offset_at(self.topic, self.number, channel.job.since_ms)
             branch.end = await log_reader.offset_at(self.topic, self.number, channel.job.until_ms)
-        elif channel.start_at_ms:
-            branch.position = await log_reader.offset_at(self.topic, self.number, channel.start_at_ms)
         else:
-            branch.position = (await log_reader.bounds(self.topic, self.number))[0]
-        branch.is_new = False
-        self.branch_changed(branch)
+            if channel.start_at_ms:
+                position = await log_reader.offset_at(self.topic, self.number, channel.start_at_ms)
+            else:
+                position = (await log_reader.bounds(self.topic, self.number))[0]
+            # All of a destination at once: one that is written down alone would be taken for the elder of the other.
+            begun = [one for one in self.branches.values() if one.is_new and one.channel.job is None and one.channel.destination == channel.destination]
+        if not branch.is_new:
+            return
+        for one in begun:
+            one.position, one.is_new = position, False
+            self.branch_changed(one)
         if channel.job is not None and channel.job.is_cancelled:
             self._cancel(branch)
-        self.catch_up(branch)
+        for one in begun:
+            self.catch_up(one)
 
     def _cancel(self, branch: Branch) -> None:
         if not branch.is_done:
             branch.is_done = True
             branch.counts["cancelled"] = 1
+            branch.unfinished = []
             for lane in list(branch.lanes.values()):
                 self._forget(lane)
             branch.lanes.clear()
@@ -364,7 +378,7 @@ class Partition:
                 self.branch_changed(branch)
                 self.finish_if_done(branch)
         else:
-            offsets = [offset for lane in branch.lanes.values() for offset in lane.offsets]
+            offsets = [*branch.unfinished, *(offset for lane in branch.lanes.values() for offset in lane.offsets)]
             if not channel.is_replay and (offsets or not branch.follows):
                 first = min([*offsets, *([] if branch.follows else [branch.position])])
                 if offsets or first < self.position:
