@@ -212,10 +212,11 @@ class Member(RuleBasedStateMachine):
         for _ in range(1 + twice):
             self.send(reverse(original_id, points), at_now=True)
 
-    @possible(1, only_if=lambda self: self.reference.vouchers, use=st.booleans())
-    def use_or_cancel_a_voucher(self, data: st.DataObject, use: bool) -> None:
+    @possible(2, only_if=lambda self: self.reference.vouchers, use=st.booleans(), twice=st.booleans())
+    def use_or_cancel_a_voucher(self, data: st.DataObject, use: bool, twice: bool) -> None:
         code = data.draw(st.sampled_from([voucher.code or "" for voucher in self.reference.vouchers][-3:] + ["NONE-SUCH"]))
-        self.send(redeem_voucher(code) if use else cancel_voucher(code), at_now=True)
+        for _ in range(1 + twice):
+            self.send(redeem_voucher(code) if use else cancel_voucher(code), at_now=True)
 
     @possible(1, offer=st.sampled_from([*(offer.offer_id for offer in OFFERS), "nonsense"]), late_ms=LATE_MS)
     def activate_an_offer(self, offer: str, late_ms: int) -> None:

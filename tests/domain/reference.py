@@ -531,14 +531,11 @@ class Reference:
         return {does[command.kind.value](command, deed, now_ms)}
 
     def _earn(self, command: Transaction, deed: Deed, now_ms: int) -> str:
-        if command.points is not None:
-            base = command.points
-        elif command.amount_minor is not None and command.currency not in self.program.points_per_unit:
+        if command.points is None and command.amount_minor is not None and command.currency not in self.program.points_per_unit:
             return "CURRENCY_NOT_EARNING"
-        else:
-            base = self._computed(command)
         if self.barred and self.program.earn_while_suspended is EarnWhileSuspended.REFUSE:
-            return self.barred
+            return self.barred  # Before anything is worked out: a refused sale uses up no cap.
+        base = self._computed(command) if command.points is None else command.points
         points = base + self._bonuses(command, base)
         if points:
             lot = self._new_lot(command, points, deed)
