@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
 
 from schemas.records import DeliveryNotice, LoyaltyEvent
 from sinks import payloads
@@ -184,6 +185,13 @@ def kind_of(record: LoyaltyEvent | DeliveryNotice) -> str:
 def masked_request(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers as they may be kept: what is not ours may be secret."""
     return {name: value if name in SHOWN_REQUEST_HEADERS else MASKED for name, value in headers.items()}
+
+
+def masked_url(url: str) -> str:
+    """An address as it may be kept: values of its query may be secret, as `?token=...` is."""
+    split = urlsplit(url)
+    query = "&".join(f"{name}={MASKED}" if value else name for name, _, value in (part.partition("=") for part in split.query.split("&")))
+    return urlunsplit(split._replace(query=query))
 
 
 def masked_response(headers: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from schemas.records import (
     NoticeKind,
 )
 from sinks.base import Verdict
-from sinks.delivery.attempt import Result, kind_of, masked_request, masked_response
+from sinks.delivery.attempt import Result, kind_of, masked_request, masked_response, masked_url
 from sinks.delivery.records import Outgoing, Undecodable
 
 PROCESSOR = "sink-webhooks"
@@ -132,7 +132,7 @@ def attempt_of(attempted: Attempted) -> DeliveryAttempt:
         status=result.receipt.status,
         detail=result.receipt.detail[:500],
         next_attempt_at_ms=attempted.next_attempt_at_ms,
-        url=attempted.url,
+        url=masked_url(attempted.url),
         peer_address=answer.peer_address if answer is not None else None,
         request_headers=masked_request(result.headers),
         request_body=result.body[:REQUEST_BODY_BYTES_MAX].decode(errors="replace"),

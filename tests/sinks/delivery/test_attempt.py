@@ -24,7 +24,7 @@ from sinks.addresses import parse_allowed
 from sinks.authorization import FRESH_S, Authorizer
 from sinks.base import Receipt, Verdict
 from sinks.delivery import attempt
-from sinks.delivery.attempt import GONE, MASKED, REPLAY_HEADER, Exchange, Result, batch_id, judge, masked_request, masked_response, send_test
+from sinks.delivery.attempt import GONE, MASKED, REPLAY_HEADER, Exchange, Result, batch_id, judge, masked_request, masked_response, masked_url, send_test
 from sinks.delivery.evidence import REQUEST_BODY_BYTES_MAX, RESPONSE_BODY_BYTES_MAX, Attempted, attempt_of
 from sinks.delivery.outlet import Budget, Outlet
 from sinks.delivery.records import Outgoing, Payload
@@ -124,6 +124,15 @@ async def test_a_destinations_own_headers_are_on_every_attempt_and_no_record_has
         shown = masked_request(result.headers)
         assert (shown["x-api-key"], shown["x-tenant"]) == (MASKED, MASKED)
         assert "hush" not in repr(result) and "hush" not in result.receipt.detail
+
+
+@pytest.mark.parametrize(("url", "kept"), [
+    ("https://crm.example.com/hooks?token=hush&tenant=north", f"https://crm.example.com/hooks?token={MASKED}&tenant={MASKED}"),
+    ("https://crm.example.com/hooks?v2&empty=", "https://crm.example.com/hooks?v2&empty"),
+    ("https://crm.example.com:8443/hooks/a%20b", "https://crm.example.com:8443/hooks/a%20b"),
+])  # fmt: skip
+def test_values_in_an_address_are_not_kept(url: str, kept: str) -> None:
+    assert masked_url(url) == kept
 
 
 # Signatures.
