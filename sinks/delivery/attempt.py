@@ -189,6 +189,8 @@ def masked_request(headers: Mapping[str, str]) -> dict[str, str]:
 
 def masked_url(url: str) -> str:
     """An address as it may be kept: values of its query may be secret, as `?token=...` is."""
+    if "?" not in url:
+        return url
     split = urlsplit(url)
     query = "&".join(f"{name}={MASKED}" if value else name for name, _, value in (part.partition("=") for part in split.query.split("&")))
     return urlunsplit(split._replace(query=query))
