@@ -51,8 +51,9 @@ WHERE = {"topic": "loyalty.transactions.v1", "partition": 3, "offset": 10422}
 ACCOUNT = {"status": "ACTIVE", "tier": "GOLD", "available_points": 2600, "qualifying_points": 12600, "tier_valid_until_ms": 1830297600000}
 LOTS = [{"lot_id": "pms:stay:88123", "points": 2600, "expires_at_ms": 1858413900000}]
 
-# What passes between the worker's partitions is its own affair: who is not the worker neither writes nor reads it.
-CHANNELS = tuple(topic for topic in topics.ALL if topic not in (topics.RELAYS, topics.TICKS, topics.PROGRAMS, topics.DELIVERY_CONTROL, topics.DELIVERY_PROGRESS))
+# What passes between the pipeline's own processes is their affair: nobody else writes or reads it.
+OWN = (topics.RELAYS, topics.TICKS, topics.PROGRAMS, topics.DELIVERY_CONTROL, topics.DELIVERY_PROGRESS, topics.SYNC_CONTROL)
+CHANNELS = tuple(topic for topic in topics.ALL if topic not in OWN)
 
 # One example per record; fields that are left out have their defaults, in nested records, too.
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -112,6 +113,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DeliveryNotice": {
         "notice_id": "crm-failing-1795341900", "kind": "DESTINATION_FAILING", "destination": "crm", "reason": "TIMEOUT",
         "detail": "no answer within 15 s", "occurred_at_ms": 1795341900470,
+    },
+    "SyncRun": {
+        "run_id": "report/liability@1795341900000", "job": "report/liability", "trigger": "SCHEDULE", "result": "DONE", "detail": "", "attempt": 1,
+        "cadence": "cron 45 3 * * *", "requested_by": "", "scheduled_for_ms": 1795341900000, "started_at_ms": 1795341900120,
+        "ended_at_ms": 1795341901480, "rows": 24, "counts": {"months": 2}, "due_after_ms": 1795428300000,
     },
     "DeadLetter": WHERE
     | {
@@ -247,12 +253,16 @@ def example_key(topic: Topic) -> bytes:
     example = example_record(topic)
     if topic is topics.WEBHOOK_INBOX:
         return f"{example.source}/{example.entity_id}".encode()
+    if topic is topics.SYNC_RUNS:
+        return str(example.job).encode()
     return b"grand/M-000123" if topic is topics.DEAD_LETTERS else member_key(example.program_id, example.member_id)
 
 
 def _key_rule(topic: Topic) -> str:
     if topic is topics.WEBHOOK_INBOX:
         return "source/entity_id, in UTF-8"
+    if topic is topics.SYNC_RUNS:
+        return "the job, in UTF-8"
     return "key of the record that failed" if topic is topics.DEAD_LETTERS else "program_id/member_id, in UTF-8"
 
 

@@ -2642,6 +2642,151 @@ class SyncAudit:
         return copy
 
 
+class SyncControlKind(StrEnum):
+    """What it is about. CADENCE: how often; it counts instead of the configuration file's. REQUEST: somebody wants a run now. DRAINED: a
+    stream that was scheduled has nothing left that waits, and may go its direct way. UNKNOWN stands for a symbol that this reader does not
+    know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    CADENCE = "CADENCE"
+    REQUEST = "REQUEST"
+    DRAINED = "DRAINED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncControl:
+    """What operators and the scheduler say of streams and jobs: the newest record of a key counts, and one without a document ends it."""
+
+    SCHEMA: ClassVar[str] = "SyncControl"
+
+    kind: SyncControlKind
+    """What it is about."""
+    name: str
+    """Stream or job, as in the configuration."""
+    document: str
+    """JSON. Empty: it is no more."""
+    version: int
+    """1, 2, 3 ... of this key."""
+    changed_by: str
+    """Who said so."""
+    changed_at_ms: int
+    """When it was said."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "SyncControl":
+        return cls(
+            kind=SyncControlKind(data["kind"]),
+            name=data["name"],
+            document=data["document"],
+            version=data["version"],
+            changed_by=data["changed_by"],
+            changed_at_ms=data["changed_at_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind.value,
+            "name": self.name,
+            "document": self.document,
+            "version": self.version,
+            "changed_by": self.changed_by,
+            "changed_at_ms": self.changed_at_ms,
+        }
+
+
+class RunTrigger(StrEnum):
+    """Why it ran. SCHEDULE: its instant had come. CATCH_UP: its instant had passed while no scheduler ran. OPERATOR: somebody asked for it.
+    UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    SCHEDULE = "SCHEDULE"
+    CATCH_UP = "CATCH_UP"
+    OPERATOR = "OPERATOR"
+
+
+class RunResult(StrEnum):
+    """How it ended. DONE: well. FAILED: with an error; it is tried again. STOPPED: the process ended, and the next run goes on. UNKNOWN
+    stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRun:
+    """One run of something that happens at times: a scheduled stream, a report, a reconciliation, a load."""
+
+    SCHEMA: ClassVar[str] = "SyncRun"
+
+    run_id: str
+    """Job and the instant that it was due; the same for a run that was tried again."""
+    job: str
+    """Its name, as in the configuration: sync/profile-changes, report/liability, reconcile."""
+    trigger: RunTrigger
+    """Why it ran."""
+    result: RunResult
+    """How it ended."""
+    detail: str
+    """What went wrong, or what is worth saying; empty for nothing."""
+    attempt: int
+    """From 1; the run of one instant is tried again when it fails."""
+    cadence: str
+    """How often it runs, in words."""
+    requested_by: str
+    """Who asked for it; empty for a schedule."""
+    scheduled_for_ms: int
+    """The instant that it was due."""
+    started_at_ms: int
+    """When this attempt began."""
+    ended_at_ms: int
+    """When this attempt ended."""
+    rows: int
+    """Records that it has sent, or rows that it has made."""
+    counts: Mapping[str, int]
+    """What else it counted, by name."""
+    due_after_ms: int
+    """When it is due next, as known at its end; 0 for what has no cadence."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "SyncRun":
+        return cls(
+            run_id=data["run_id"],
+            job=data["job"],
+            trigger=RunTrigger(data["trigger"]),
+            result=RunResult(data["result"]),
+            detail=data["detail"],
+            attempt=data["attempt"],
+            cadence=data["cadence"],
+            requested_by=data["requested_by"],
+            scheduled_for_ms=data["scheduled_for_ms"],
+            started_at_ms=data["started_at_ms"],
+            ended_at_ms=data["ended_at_ms"],
+            rows=data["rows"],
+            counts=data["counts"],
+            due_after_ms=data["due_after_ms"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "job": self.job,
+            "trigger": self.trigger.value,
+            "result": self.result.value,
+            "detail": self.detail,
+            "attempt": self.attempt,
+            "cadence": self.cadence,
+            "requested_by": self.requested_by,
+            "scheduled_for_ms": self.scheduled_for_ms,
+            "started_at_ms": self.started_at_ms,
+            "ended_at_ms": self.ended_at_ms,
+            "rows": self.rows,
+            "counts": dict(self.counts),
+            "due_after_ms": self.due_after_ms,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """The time, as an event: whatever is due by the time at which the broker appended this record happens now."""

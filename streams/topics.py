@@ -26,6 +26,8 @@ from schemas.records import (
     ReceivedWebhook,
     Relay,
     SyncAudit,
+    SyncControl,
+    SyncRun,
     Tick,
     Transaction,
 )
@@ -140,11 +142,22 @@ WEBHOOK_INBOX = Topic(
     config={"retention.ms": str(7 * DAY_MS)},
 )  # fmt: skip
 
+SYNC_CONTROL = Topic(
+    stream="sync-control", record=SyncControl, direction=Direction.INTERNAL,
+    doc="How often streams and jobs run, and what is asked of them; key: kind and name.", writers="loyalty sync, scheduler",
+    readers="scheduler, ingress, sinks", config={"cleanup.policy": "compact"},
+)  # fmt: skip
+SYNC_RUNS = Topic(
+    stream="sync-runs", record=SyncRun, direction=Direction.OUT, doc="Every run of a scheduled stream, a report, a reconciliation, a load; key: the job.",
+    writers="scheduler, loyalty load", readers="scheduler; sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
+)  # fmt: skip
+
 INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_OPERATIONS)
 """Commands of clients."""
 OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
 SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
 DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS)
-ALL = (*INBOUND, *OUTBOUND, *DELIVERY, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
+SYNC = (SYNC_CONTROL, SYNC_RUNS)
+ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
 BY_STREAM = {topic.stream: topic for topic in ALL}
