@@ -41,6 +41,8 @@ FENCED_S = 8.0
 """Longer than the group's session: whoever was fenced hears by then that the partition is another's, and does not fence that one in turn."""
 HOLD_AFTER_S = 2.0
 """What is delivered while nothing can be written may be repeated: after so long no further attempt is begun until the broker answers."""
+UNWRITTEN_MAX = 1_000
+"""So many ends of deliveries wait to be written at most: a kill repeats no more. At half of them the next transaction begins at once."""
 UNSENDABLE = frozenset({"KIND_UNKNOWN", "NOT_RENDERABLE"})
 REMOVED = "DESTINATION_REMOVED"
 
@@ -69,10 +71,15 @@ class Partition:
         self._written: dict[str, DeliveryProgress] = {}
         self._feed_written = -1
         self._gathered = Gathered()
+        self._unwritten = 0
+        """Ends that are in no committed transaction yet."""
+        self._is_held = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
         self._write_now = asyncio.Event()
         self._is_stopping = False
+        self._is_drained = False
+        """Nothing that is under way is waited for any more."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -141,6 +148,7 @@ class Partition:
         deadline_s = time.monotonic() + drain_s
         while self._is_busy() and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
+        self._is_drained = True
         if self._writer is not None:
             self._write_now.set()
             await asyncio.wait((self._writer,), timeout=drain_s)
@@ -308,6 +316,7 @@ class Partition:
             if other.channel.destination == channel.destination and not other.channel.is_replay and not other.is_new
         ]  # fmt: skip
         branch = Branch(self, channel, self._hub.outlet(channel.destination), position=min(heard, default=self.position), follows=False)
+        branch.is_stopping = self._is_held
         self.branches[channel.channel_id] = branch
         self._interested.clear()
         if heard and channel.job is None:
@@ -500,6 +509,11 @@ class Partition:
         self._gathered.ends.append(Ended(
             destination=self._chain(destination), record=record, result=result, reason=reason, status=status, attempts=attempts, ended_at_ms=self.now_ms(),
         ))  # fmt: skip
+        self._unwritten += 1
+        if self._unwritten >= UNWRITTEN_MAX // 2:
+            self._write_now.set()
+            if self._unwritten >= UNWRITTEN_MAX:
+                self._hold()
         self._hub.count_end(destination, record, result, is_replay=branch.channel.is_replay)
 
     def given_up(self, branch: Branch, record: Outgoing, kind: NoticeKind, receipt: Receipt) -> None:
@@ -559,19 +573,26 @@ class Partition:
     # Writing it down.
 
     async def _write_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         while True:
             try:
-                await asyncio.wait_for(self._write_now.wait(), COMMIT_S)
+                # From one beginning to the next: a transaction that takes long makes nothing wait longer.
+                await asyncio.wait_for(self._write_now.wait(), max(0.0, began_s + COMMIT_S - loop.time()))
             except TimeoutError:
                 pass
-            is_last = self._is_stopping and (self._write_now.is_set() or not self._is_busy())
+            self._write_now.clear()
+            is_last = self._is_stopping and (self._is_drained or not self._is_busy())
+            began_s = loop.time()
             gathered = self._snapshot()
             try:
                 if gathered and self._journal is not None:
                     prefix, codec = self._hub.settings.topic_prefix, self._hub.codec
                     writes, chains = await encoded(gathered, self._chains, prefix, codec, self.topic, self.number)
-                    await self._commit(self._journal, writes)
+                    await self._commit(self._journal, writes, began_s)
                     self._chains |= chains
+                    self._unwritten -= gathered.ended
+                    self._release()
             except (Fenced, Doubtful) as error:
                 if not self._is_stopping:
                     log.warning("delivery.journal_lost", extra={"topic": self._name, "partition": self.number, "error": str(error)})
@@ -586,24 +607,36 @@ class Partition:
             if is_last:
                 return
 
-    async def _commit(self, journal: Journal, writes: Sequence[Write]) -> None:
+    async def _commit(self, journal: Journal, writes: Sequence[Write], began_s: float) -> None:
+        """`began_s`: when what is written began to be taken together."""
         committing = asyncio.ensure_future(journal.commit(writes))
         try:
-            done, _ = await asyncio.wait((committing,), timeout=HOLD_AFTER_S)
+            done, _ = await asyncio.wait((committing,), timeout=max(0.0, began_s + HOLD_AFTER_S - asyncio.get_running_loop().time()))
             if not done:
                 log.warning("delivery.held", extra={"topic": self._name, "partition": self.number})
-                for branch in self.branches.values():
-                    branch.is_stopping = True
+                self._hold()
             await committing
+            if not done:
+                log.warning("delivery.goes_on", extra={"topic": self._name, "partition": self.number})
         finally:
             committing.cancel()
-        if not done and not self._is_stopping:
-            log.warning("delivery.goes_on", extra={"topic": self._name, "partition": self.number})
-            for branch in self.branches.values():
-                branch.is_stopping = False
-                for lane in list(branch.lanes.values()):
-                    branch.outlet.offer(lane)
-                self.catch_up(branch)
+
+    def _hold(self) -> None:
+        """Begin no further attempt until something is written: what would be delivered meanwhile could be repeated."""
+        self._is_held = True
+        for branch in self.branches.values():
+            branch.is_stopping = True
+
+    def _release(self) -> None:
+        if not self._is_held or self._is_stopping or self._unwritten >= UNWRITTEN_MAX:
+            return
+        self._is_held = False
+        for branch in self.branches.values():
+            branch.is_stopping = False
+        for branch in list(self.branches.values()):
+            for lane in list(branch.lanes.values()):
+                branch.outlet.offer(lane)
+            self.catch_up(branch)
 
     def _snapshot(self) -> Gathered:
         """All that has happened since the last one; consistent, because nothing happens meanwhile."""
@@ -636,6 +669,7 @@ class Partition:
         self.branches.clear()
         self._interested.clear()
         self._changed_branches, self._changed_lanes, self._gathered = {}, {}, Gathered()
+        self._unwritten, self._is_held = 0, False
         self._reading.forget()
         self.acts.clear()
         old, self._journal = self._journal, None

@@ -1,6 +1,7 @@
 """What has happened in a partition -> the records of one transaction."""
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -30,12 +31,20 @@ class Gathered:
     notices: list[DeliveryNotice] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.ends or self.attempts or self.notices or self.letters)
+    @property
+    def ended(self) -> int:
+        """Deliveries that are over by it."""
+        return sum(isinstance(one, Ended) for one in self.ends)
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.ends) + len(self.attempts) + len(self.notices) + len(self.letters)
 
 
-SLICE = 16
-"""Records that are encoded in one go: a millisecond or two. A thread would hold the interpreter's lock for longer, at each turn of the loop."""
+SLICE_MIN = 16
+"""Records that are encoded in one go at least: a millisecond or two. A thread would hold the interpreter's lock for longer, at each turn of the loop."""
+ENCODED_IN_S = 0.2
+"""Slices grow so that all of a transaction is encoded in about this time, however long a turn of a busy loop takes: else what is gathered while
+one transaction is encoded would make the next one larger, without end."""
 
 
 async def encoded(
@@ -44,10 +53,17 @@ async def encoded(
     """The records of one transaction of a partition, and the new ends of the audit chains; `before` has their old ones."""
     chains: dict[str, Link] = {}
     writes: list[Write] = []
+    loop = asyncio.get_running_loop()
+    began_s = turn_began_s = loop.time()
+    left = SLICE_MIN
     for write in _writes(gathered, before, chains, prefix, codec, topic, number):
         writes.append(write)
-        if not len(writes) % SLICE:
+        left -= 1
+        if not left:
             await asyncio.sleep(0)
+            now_s = loop.time()
+            turns = (began_s + ENCODED_IN_S - now_s) / (now_s - turn_began_s) if now_s > turn_began_s else math.inf
+            turn_began_s, left = now_s, max(SLICE_MIN, math.ceil((len(gathered) - len(writes)) / max(1.0, turns)))
     return writes, chains
 
 

@@ -2,9 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+
+import pytest
 
 from infra.fakes.receiver import HANG, Receiver
 from schemas.records import DeliveryResult
+from sinks.delivery import partition
+from sinks.delivery.journal import Journal, Write
 from streams import kafka, topics
 from streams.destinations.model import Action, Job, OnDeadLetter, State
 from tests.conftest import MakeSettings
@@ -47,6 +52,28 @@ async def test_a_restart_repeats_nothing_that_was_written_down(make_settings: Ma
                 await until(lambda: len(receiver.accepted) >= len(MEMBERS) * (start + EACH - 1))
         assert len(receiver.received) == 3 * EACH * len(MEMBERS)
         assert receiver.inversions() == 0
+
+
+async def test_what_is_not_written_yet_is_bounded(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill repeats what is in no transaction: with a broker that takes none there is soon no further attempt."""
+    settings, concurrency = make_settings(kafka_partitions=1), 8
+    monkeypatch.setattr(partition, "UNWRITTEN_MAX", 100)
+    monkeypatch.setattr(partition, "HOLD_AFTER_S", 600.0)
+    answers, commit = asyncio.Event(), Journal.commit
+
+    async def waiting(journal: Journal, writes: Sequence[Write]) -> None:
+        await answers.wait()
+        await commit(journal, writes)
+
+    monkeypatch.setattr(Journal, "commit", waiting)
+    many = [event(sequence, f"m-{number}") for sequence in range(1, 11) for number in range(60)]
+    async with Receiver(SECRET) as receiver, sink(settings, Desk(destination(receiver, concurrency_max=concurrency))) as hub:
+        fill(settings, topics.EVENTS, many)
+        await until(lambda: len(receiver.accepted) >= 100 and not hub.outlet("crm").in_flight)
+        assert len(receiver.accepted) <= 100 + concurrency
+        answers.set()
+        await until(lambda: len(receiver.accepted) == len(many))
+    assert receiver.inversions() == 0 and len(receiver.received) == len(many) == len(audit(settings))
 
 
 async def test_a_failing_member_waits_alone_and_survives_a_restart(make_settings: MakeSettings) -> None:
