@@ -1,7 +1,7 @@
 """Rows of a query, one by one, over ClickHouse's HTTP interface: for those that only read. The sink writes with clickhouse-connect."""
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import aiohttp
 
@@ -12,12 +12,13 @@ ROW_BEGINNINGS = (b"{", b"[")
 
 
 async def rows(
-    session: aiohttp.ClientSession, settings: Settings, query: str, values: Mapping[str, str] | None = None, *, form: str = "JSONEachRow", **options: str
-) -> AsyncIterator[bytes]:
+    session: aiohttp.ClientSession, settings: Settings, query: str, values: Mapping[str, str | Sequence[str]] | None = None, *,
+    form: str = "JSONEachRow", **options: str,
+) -> AsyncIterator[bytes]:  # fmt: skip
     """Each row as JSON, as it arrives: an object, or for JSONCompactEachRow an array. Times are ISO 8601, 64-bit numbers numbers.
 
-    `values` are the query's parameters, `{name:String}` in it; `options` are settings of ClickHouse's. Raises UnavailableError, also when
-    the answer breaks off.
+    `values` are the query's parameters, `{name:String}` in it, or for several texts `{name:Array(String)}`; `options` are settings of
+    ClickHouse's. Raises UnavailableError, also when the answer breaks off.
     """
     parameters = {
         "database": settings.clickhouse_database,
@@ -48,8 +49,10 @@ async def rows(
         raise UnavailableError(f"no ClickHouse answers at {where}: {type(error).__name__}: {error}") from error
 
 
-def _escaped(value: str) -> str:
-    """A text as ClickHouse reads it of a parameter: a field of TSV."""
+def _escaped(value: str | Sequence[str]) -> str:
+    """A value as ClickHouse reads it of a parameter: a field of TSV. In an array each text is quoted, and escaped once all the same."""
+    if not isinstance(value, str):
+        return "[" + ",".join("'" + _escaped(one).replace("'", "\\'") + "'" for one in value) + "]"
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
 

@@ -12,7 +12,7 @@ from streams.settings import Settings
 
 ANSWER_S = 60.0
 RESULTS = """
-SELECT event_id, countIf(result = 'DELIVERED') > 0 AS delivered
+SELECT event_id, countIf(result = 'DELIVERED') > 0 AS delivered, argMax(result, source_offset) IN ('DEAD_LETTERED', 'SKIPPED') AS failed
 FROM delivery_audit
 WHERE destination = {destination:String} AND event_id IN {events:Array(String)}
 GROUP BY event_id
@@ -27,21 +27,24 @@ class DeliveryHistory:
         self._session: aiohttp.ClientSession | None = None
 
     async def choose(self, job: Job, records: Sequence[Outgoing]) -> list[Outgoing]:
-        """Those of the records that the job is about: with Which.MISSING all that no delivery is on record of, with Which.FAILED those of them of which
-        it is on record how they ended. Raises UnavailableError.
+        """Those of the records that the job is about: with Which.MISSING all that no delivery is on record of, with Which.FAILED all of which the
+        newest word is that they were given up or passed over. Raises UnavailableError.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
-        events = "[" + ",".join("'" + one.event_id.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in records) + "]"
-        delivered: dict[str, bool] = {}
+        events = [one.event_id for one in records]
+        delivered, failed = set[str](), set[str]()
         async for line in clickhouse.rows(
             self._session, self._settings, RESULTS, {"destination": job.destination, "events": events}, max_query_size=str(1 << 24)
         ):
             row = orjson.loads(line)
-            delivered[row["event_id"]] = bool(row["delivered"])
+            if row["delivered"]:
+                delivered.add(row["event_id"])
+            if row["failed"]:
+                failed.add(row["event_id"])
         if job.which is Which.MISSING:
-            return [one for one in records if not delivered.get(one.event_id, False)]
-        return [one for one in records if one.event_id in delivered and not delivered[one.event_id]]
+            return [one for one in records if one.event_id not in delivered]
+        return [one for one in records if one.event_id in failed]
 
     async def close(self) -> None:
         if self._session is not None:

@@ -15,8 +15,11 @@ from schemas.records import AttemptVerdict, DeliveryResult, LoyaltyEventKind
 from sinks import clickhouse
 from sinks.base import Verdict
 from sinks.clickhouse import TABLES, History
+from sinks.delivery.history import DeliveryHistory
+from sinks.delivery.records import Outgoing
 from streams.deliveries import query
 from streams.deliveries.query import FAILED, Attempts, DeadLetters
+from streams.destinations.model import Job, Which
 from streams.history import Cursor, Query, Reader
 from streams.settings import Settings
 from tests.sinks import examples
@@ -211,6 +214,25 @@ def dead(settings: Settings, **asked: Any) -> list[dict[str, Any]]:
 )
 def test_dead_letters_are_what_was_given_up_and_not_delivered_since(audited: Settings, asked: dict[str, Any], found: list[int]) -> None:
     assert [row["sequence"] for row in dead(audited, **asked)] == found
+
+
+@pytest.mark.parametrize(("which", "found"), [(Which.FAILED, [2, 4, 6, 9, 11]), (Which.MISSING, [2, 3, 4, 7, 8, 9, 10, 11, 12])])
+def test_a_replay_sends_what_its_newest_word_says_is_missing(audited: Settings, which: Which, found: list[int]) -> None:
+    """Of a window's worth of events at once, some with names that ClickHouse must be told with care."""
+    names = ["Zoë", "a'b", "a\\", "\\'), ('x", "t\tn\n", "{x:String}"]
+    events = [examples.event(number) for number in range(1, 13)] + [examples.event(number, names[number % 6]) for number in range(488)]
+    records = [Outgoing(offset=number, key=b"", record=event, timestamp_ms=MOMENT_MS) for number, event in enumerate(events)]
+
+    async def choose() -> list[Outgoing]:
+        history = DeliveryHistory(audited)
+        try:
+            return await history.choose(Job(job_id="again", destination="crm", which=which), records)
+        finally:
+            await history.close()
+
+    chosen = asyncio.run(choose())
+    assert [one.record.sequence for one in chosen if one.offset < 12] == found
+    assert len(chosen) == len(found) + (488 if which is Which.MISSING else 0)
 
 
 def test_many_long_ids_are_sought_at_once(audited: Settings) -> None:
