@@ -29,21 +29,24 @@ NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker
 @click.option("--phase-s", default=60.0, show_default=True, help="Seconds of each phase of latency and isolation; the bar of isolation says 600.")
 @click.option("--per-second", type=float, help="Load of isolation and of the hot member, all destinations together. Default: half of what was sustained.")
 @click.option("--down-s", default=30.0, show_default=True, help="Seconds that the broker is down; the bar says 300.")
+@click.option("--replayed", default=100_000, show_default=True, help="Events in the past of the destination that a replay is for; the bar says 1,000,000.")
 @click.option("--quick", is_flag=True, help="Everything, short: does it run?")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write all numbers here.")
-def main(only: str, events: int, phase_s: float, per_second: float | None, down_s: float, quick: bool, json_file: Path | None) -> None:
+def main(
+    only: str, events: int, phase_s: float, per_second: float | None, down_s: float, replayed: int, quick: bool, json_file: Path | None
+) -> None:  # fmt: skip
     """Measure deliveries: throughput, latency, isolation, cardinality, retries, breaker, a hot member, a replay, an outage of the broker."""
     console = Console(stderr=True)
     chosen = [name for name in only.split(",") if name] or list(NAMES)
     if unknown := set(chosen) - set(NAMES):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}", param_hint="--only")
     if quick:
-        events, phase_s, down_s = 4_000, 8.0, 8.0
+        events, phase_s, down_s, replayed = 4_000, 8.0, 8.0, 4_000
     results: dict[str, Any] = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": _machine(), "phase_s": phase_s}
     with delivery_rig() as rig:
         for name in chosen:
             load = per_second or _half_of_sustained(results)
-            for label, one in _rounds(name, rig, events=events, phase_s=phase_s, load=load, down_s=down_s, quick=quick):
+            for label, one in _rounds(name, rig, events=events, phase_s=phase_s, load=load, down_s=down_s, replayed=replayed, quick=quick):
                 with console.status(label):
                     try:
                         found = one()
@@ -58,7 +61,7 @@ def main(only: str, events: int, phase_s: float, per_second: float | None, down_
 
 
 def _rounds(
-    name: str, rig: DeliveryRig, *, events: int, phase_s: float, load: float, down_s: float, quick: bool
+    name: str, rig: DeliveryRig, *, events: int, phase_s: float, load: float, down_s: float, replayed: int, quick: bool
 ) -> list[tuple[str, Callable[[], Any]]]:
     """What is to be measured under this name, in order."""
     match name:
@@ -85,7 +88,7 @@ def _rounds(
         case "hot":
             return [("a hot member", lambda: faults.hot_member(rig, per_second=load, duration_s=phase_s / 2, events=1_000 if quick else 10_000))]
         case "replay":
-            return [("a replay", lambda: faults.replay(rig, per_second=load, duration_s=phase_s / 2, events=4_000 if quick else 100_000))]
+            return [("a replay", lambda: faults.replay(rig, per_second=load, duration_s=phase_s / 2, events=replayed))]
         case _:
             return [("outage of the broker", lambda: faults.outage(rig, per_second=min(200.0, load), before_s=10, down_s=down_s, after_s=20))]
 
