@@ -1,10 +1,8 @@
 """An export of a source (CSV, JSON lines, or a connector's callable) -> rows, checked one by one. Every problem names its line."""
 
-import csv
 import importlib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +14,7 @@ from schemas.records import MemberStatus
 from streams.domain.mastering import SEGMENTS, STATUS
 from streams.errors import ConfigurationError
 from streams.reconciliation.mapping import NAME, ExportMapping
+from streams.rows import Problem, Record, csv_rows, json_rows
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("csv", "jsonl")
@@ -39,21 +38,6 @@ class Row:
     said: Mapping[str, Said] = field(default_factory=dict)
     """Part -> the source's word. A part that the row leaves out is not compared."""
     version: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A row that cannot be compared, or a file that is none."""
-
-    line: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.what}."
-
-
-Record = tuple[int, Mapping[str, Any]]
-"""Line and column -> value."""
 
 
 def rows(source: str, mapping: ExportMapping, wanted: str = "", advance: Callable[[int], None] = lambda _: None) -> Iterator[Row | Problem]:
@@ -88,7 +72,7 @@ def _records(source: str, wanted: str, advance: Callable[[int], None]) -> Iterat
             if file.read(2) in OTHER_ENCODINGS:
                 raise ConfigurationError(f"{source} is in UTF-16: export it in UTF-8.")
             file.seek(0)
-            yield from (_csv if kind == "csv" else _json_lines)(file, advance)
+            yield from (csv_rows if kind == "csv" else json_rows)(file, advance)
     except OSError as error:
         raise ConfigurationError(f"{source} cannot be read: {error}.") from error
 
@@ -104,64 +88,6 @@ def _called(name: str, advance: Callable[[int], None]) -> Iterator[Record | Prob
     for number, row in enumerate(found(), 1):
         yield (number, row) if isinstance(row, Mapping) else Problem(number, f"a row must be a mapping of column to value, not {type(row).__name__}")
         advance(number)
-
-
-class _Undecodable(Exception):
-    def __init__(self, line: int) -> None:
-        self.line = line
-        super().__init__(line)
-
-
-def _lines(file: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[tuple[int, str]]:
-    read = 0
-    for number, raw in enumerate(file, 1):
-        read += len(raw)
-        advance(read)
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            raise _Undecodable(number) from error
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
-def _csv(file: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[Record | Problem]:
-    reader = csv.reader((text for _, text in _lines(file, advance)), strict=True)
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-                doubled = sorted({name for name in header if header.count(name) > 1})
-                if doubled:
-                    yield Problem(reader.line_num, f"the header has {', '.join(map(repr, doubled))} more than once")
-                    return
-            elif len(cells) != len(header):
-                yield Problem(reader.line_num, f"has {len(cells)} cells, the header {len(header)}")
-            else:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        yield Problem(max(reader.line_num, 1), f"is not CSV: {error}")
-    except _Undecodable as error:
-        yield Problem(error.line, "is not UTF-8")
-    if header is None:
-        yield Problem(1, "the header is missing: the file is empty")
-
-
-def _json_lines(file: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[Record | Problem]:
-    try:
-        for number, text in _lines(file, advance):
-            if not text.strip():
-                continue
-            try:
-                value = json.loads(text)
-            except ValueError as error:
-                yield Problem(number, f"is not JSON: {error}")
-                continue
-            yield (number, value) if isinstance(value, dict) else Problem(number, "must be a JSON object")
-    except _Undecodable as error:
-        yield Problem(error.line, "is not UTF-8")
 
 
 def _row(line: int, values: Mapping[str, Any], mapping: ExportMapping) -> Row | Problem:
