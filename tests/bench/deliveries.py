@@ -20,7 +20,7 @@ from tests.bench.rig import Stalled
 
 RATES = (1000.0, 750.0, 500.0, 350.0, 250.0, 150.0)
 CARDINALITIES = (10, 100, 1_000, 5_000)
-NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker", "hot", "replay", "outage")
+NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker", "hot", "pause", "replay", "outage")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,13 +29,13 @@ NAMES = ("throughput", "latency", "isolation", "cardinality", "spread", "breaker
 @click.option("--phase-s", default=60.0, show_default=True, help="Seconds of each phase of latency and isolation; the bar of isolation says 600.")
 @click.option("--per-second", type=float, help="Load of isolation and of the hot member, all destinations together. Default: half of what was sustained.")
 @click.option("--down-s", default=30.0, show_default=True, help="Seconds that the broker is down; the bar says 300.")
-@click.option("--replayed", default=100_000, show_default=True, help="Events in the past of the destination that a replay is for; the bar says 1,000,000.")
+@click.option("--replayed", default=100_000, show_default=True, help="Events of a pause, and in the past that a replay is for; bars: 100,000 and 1,000,000.")
 @click.option("--quick", is_flag=True, help="Everything, short: does it run?")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write all numbers here.")
 def main(
     only: str, events: int, phase_s: float, per_second: float | None, down_s: float, replayed: int, quick: bool, json_file: Path | None
 ) -> None:  # fmt: skip
-    """Measure deliveries: throughput, latency, isolation, cardinality, retries, breaker, a hot member, a replay, an outage of the broker."""
+    """Measure deliveries: throughput, latency, isolation, cardinality, retries, breaker, a hot member, a pause, a replay, an outage of the broker."""
     console = Console(stderr=True)
     chosen = [name for name in only.split(",") if name] or list(NAMES)
     if unknown := set(chosen) - set(NAMES):
@@ -87,6 +87,8 @@ def _rounds(
             return [("breaker", lambda: faults.breaker(rig, per_second=min(300.0, load), before_s=5, down_s=8 if quick else 20, after_s=10))]
         case "hot":
             return [("a hot member", lambda: faults.hot_member(rig, per_second=load, duration_s=phase_s / 2, events=1_000 if quick else 10_000))]
+        case "pause":
+            return [("a pause", lambda: faults.pause(rig, events=replayed))]
         case "replay":
             return [("a replay", lambda: faults.replay(rig, per_second=load, duration_s=phase_s / 2, events=replayed))]
         case _:

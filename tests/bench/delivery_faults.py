@@ -99,6 +99,29 @@ def hot_member(rig: DeliveryRig, *, per_second: float, duration_s: float, events
     }  # fmt: skip
 
 
+def pause(rig: DeliveryRig, *, events: int) -> dict[str, Any]:
+    """A destination is paused while so many events are made, and resumed: do all of them come, in order, and how fast."""
+    with rig.place(1, delay_ms=DELAY_MS) as place:
+        place.start_sinks()
+        operator = Operator(place.settings)
+        operator.start()
+        try:
+            operator.pause(name(0))
+            place.fill(events)
+            paused = len(place.arrivals())
+            operator.resume(name(0))
+            began_s = time.monotonic()
+            place.wait_for(events)
+            took_s = time.monotonic() - began_s
+        finally:
+            operator.stop()
+        arrivals, usage = place.arrivals(), place.usage()
+    return {
+        "events": events, "while_paused": paused, "taken": len({one.event_id for one in arrivals}), "repeated": len(figures.repeats(arrivals)),
+        "inversions": figures.inversions(arrivals, place.mix.members), "drained_s": events / took_s, "rss_mib": usage.rss_mib,
+    }  # fmt: skip
+
+
 def replay(rig: DeliveryRig, *, per_second: float, duration_s: float, events: int) -> dict[str, Any]:
     """A destination's whole past is sent again as fast as it goes, while live events go on: how late those are, beside the same without it."""
     with rig.place(1, delay_ms=DELAY_MS) as place:

@@ -28,7 +28,7 @@ def bars(results: Results) -> list[Bar]:
     """Those for which there are measurements."""
     found: list[Bar] = []
     for name, look in (("isolation", _isolation), ("cardinality", _cardinality), ("throughput", _throughput), ("latency", _latency),
-                       ("hot", _hot), ("replay", _replay), ("outage", _outage), ("breaker", _breaker), ("spread", _spread)):  # fmt: skip
+                       ("hot", _hot), ("pause", _pause), ("replay", _replay), ("outage", _outage), ("breaker", _breaker), ("spread", _spread)):  # fmt: skip
         rounds = [one for one in results.get(name, ()) if "error" not in one]
         failed = [one for one in results.get(name, ()) if "error" in one]
         found += [Bar("", name, "ends", str(one["error"]).splitlines()[-1][:100], False) for one in failed]
@@ -84,6 +84,15 @@ def _latency(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [
         Bar("B4", f"{one['per_second']:.0f} ev/s, append to receiver", "p50 <= 25, p99 <= 100 ms",
             f"p50 {one['p50_ms']:.1f}, p99 {one['p99_ms']:.1f} ms at {one['cores']:.2f} cores", one["p50_ms"] <= 25 and one["p99_ms"] <= 100)
+        for one in rounds
+    ]  # fmt: skip
+
+
+def _pause(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
+    return [
+        Bar("B8", f"{one['events']:,} events of a destination that is paused", "all, in order",
+            f"{one['taken']:,}, {one['repeated']} repeated, {one['inversions']} inversions, at {one['drained_s']:.0f}/s, {one['rss_mib']:.0f} MiB",
+            (one["taken"], one["inversions"], one["while_paused"]) == (one["events"], 0, 0))
         for one in rounds
     ]  # fmt: skip
 
