@@ -22,6 +22,7 @@ ELSEWHERE = {
     "sql": ("infra.sql", "sql", "Query the history in ClickHouse."),
     "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),
     "reconcile": ("streams.reconciliation.command", "reconcile", "Compare the members with a source's export, and say why they differ."),
+    "load": ("streams.loads.command", "load", "Load the history of another system, beside live traffic."),
     "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
     "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),
     "audit": ("streams.audit.command", "audit", "Show, verify and report what became of every sync event."),
