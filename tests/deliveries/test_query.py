@@ -15,6 +15,7 @@ from schemas.records import AttemptVerdict, DeliveryResult, LoyaltyEventKind
 from sinks import clickhouse
 from sinks.base import Verdict
 from sinks.clickhouse import TABLES, History
+from sinks.clickhouse.tables import without_words
 from sinks.delivery.history import DeliveryHistory
 from sinks.delivery.records import Outgoing
 from streams.deliveries import query
@@ -302,17 +303,17 @@ MASKED = CAUSE % '"***"'
 @pytest.mark.parametrize("said", SAID)
 def test_what_a_sender_wrote_is_masked_and_nothing_else(said: str) -> None:
     whole = CAUSE % said
-    assert clickhouse.without_words(whole) == MASKED
-    assert clickhouse.without_words(f"[{whole}, {whole}]") == f"[{MASKED}, {MASKED}]"
+    assert without_words(whole) == MASKED
+    assert without_words(f"[{whole}, {whole}]") == f"[{MASKED}, {MASKED}]"
 
 
 @pytest.mark.parametrize("body", [CAUSE % "null", '{"error":{"reason":"signature"}}', "", "no JSON", '"reason":"x"'])
 def test_other_bodies_are_left_as_they_are(body: str) -> None:
-    assert clickhouse.without_words(body) == body
+    assert without_words(body) == body
 
 
 def test_a_body_that_was_cut_anywhere_has_nothing_left() -> None:
     said = "X\\Y\"Z"
     whole = CAUSE % json.dumps(said)
     for end in range(len(whole) + 1):
-        assert not re.search("[XYZ]", clickhouse.without_words(whole[:end])), end
+        assert not re.search("[XYZ]", without_words(whole[:end])), end

@@ -13,10 +13,11 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, DataError, OperationalError
 
 from schemas.records import AccountSnapshot, Cause, CommandResult, EntryKind, LoyaltyEventKind, MemberStatus
-from sinks import clickhouse, main, migrations
+from sinks import clickhouse, main
 from sinks.base import Verdict
-from sinks.clickhouse import TABLES, History
-from sinks.migrations import Migration
+from sinks.clickhouse import TABLES, History, erasure, migrations
+from sinks.clickhouse.migrations import Migration
+from sinks.clickhouse.tables import to_row
 from streams import kafka as kafka_clients
 from streams import topics
 from streams.configuration import Configuration
@@ -88,7 +89,7 @@ def test_replays_in_other_batches_change_nothing(settings: Settings, client: Cli
 def test_every_column_is_written(settings: Settings, client: Client, name: str) -> None:
     """A column that is added to a table and forgotten here, or the other way round, is found."""
     stored = [row[0] for row in rows(client, f"DESCRIBE TABLE {name}")]
-    assert [*clickhouse.to_row(TABLE[name], item(EXAMPLES[name][0])), "mirrored_at"] == stored
+    assert [*to_row(TABLE[name], item(EXAMPLES[name][0])), "mirrored_at"] == stored
 
 
 def test_values_arrive_as_they_are(settings: Settings, client: Client) -> None:
@@ -365,9 +366,9 @@ def test_an_erasure_that_was_read_before_writes_no_parts_anew(settings: Settings
     assert rows(client, mutations) == [(before + 1,)]
 
 
-@pytest.mark.parametrize("step", ["_erased", "_insert", "_remove"])
+@pytest.mark.parametrize(("part", "step"), [(erasure, "done"), (History, "_insert"), (erasure, "remove")])
 def test_an_erasure_that_broke_off_is_tried_again(
-    settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch, step: str
+    settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch, part: Any, step: str
 ) -> None:
     """Wherever it was: the offsets are not committed, so all of it comes again."""
 
@@ -377,7 +378,7 @@ def test_an_erasure_that_broke_off_is_tried_again(
     verdicts(History(settings, TABLE["member_profile_history"]), [told(1), examples.profile(1, "m-2")])
     batch = [told(2), examples.erased_profile(3), examples.profile(2, "m-2")]
     with monkeypatch.context() as patched:
-        patched.setattr(History, step, gone)
+        patched.setattr(part, step, gone)
         first = verdicts(History(settings, TABLE["member_profile_history"]), batch)
     assert first[1] is Verdict.RETRY and not any(f"{SECRETS[1]}-2" in leak for leak in leaks(client))
     assert set(verdicts(History(settings, TABLE["member_profile_history"]), batch)) == {Verdict.DELIVERED}
@@ -409,7 +410,7 @@ def test_a_history_from_before_the_full_ledger_keeps_its_meaning(make_settings: 
     events = [examples.event(n) for n in (1, 2)]
     for name, records in (("ledger_entries", entries), ("loyalty_events", events)):
         columns = [row[0] for row in rows(admin, f"DESCRIBE TABLE {name}") if row[0] != "mirrored_at"]
-        made = [clickhouse.to_row(TABLE[name], item(record)) for record in records]
+        made = [to_row(TABLE[name], item(record)) for record in records]
         admin.insert(name, [[row[column] for column in columns] for row in made], column_names=columns)
     assert clickhouse.migrate(fresh) == [one.name for one in migrations.load() if one.number >= 3]
     everything = "SELECT * EXCEPT mirrored_at FROM {} FINAL ORDER BY ALL"
@@ -528,6 +529,6 @@ def test_an_event_of_an_erasure_is_sent_again_when_the_words_could_not_be_remove
         raise ClickHouseError("the server is gone")
 
     history = History(settings, TABLE["loyalty_events"])
-    monkeypatch.setattr(history, "_empty_words", broken)
+    monkeypatch.setattr(erasure, "empty_words", broken)
     batch = [examples.event(1), examples.EVERY_KIND[LoyaltyEventKind.MEMBER_ERASED]]
     assert verdicts(history, batch) == [Verdict.RETRY, Verdict.RETRY]

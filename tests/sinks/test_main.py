@@ -11,7 +11,8 @@ import pytest
 
 from infra import ports
 from infra.fakes.receiver import Receiver
-from sinks import SINKS, clickhouse, main, migrations
+from sinks import SINKS, clickhouse, main
+from sinks.clickhouse import migrations
 from streams import kafka as kafka_clients
 from streams import topics
 from streams.configuration import Configuration
@@ -88,7 +89,7 @@ async def test_a_changed_migration_ends_the_process_with_its_name(
     settings = make_settings(redis_url="redis://127.0.0.1:1", http_port=0)
     await asyncio.to_thread(clickhouse.migrate, settings)
     changed = [replace(one, sql=one.sql + "-- edited") for one in migrations.load()]
-    monkeypatch.setattr("sinks.migrations.load", lambda: changed)
+    monkeypatch.setattr("sinks.clickhouse.migrations.load", lambda: changed)
     with pytest.raises(ConfigurationError, match="0001_history"):
         await main.run_sink("clickhouse", settings, NOTHING, asyncio.Event())
 

@@ -1,0 +1,84 @@
+"""An erased member -> nothing of what they were, in any part on disk.
+
+By mutations, which write the parts concerned anew: a lightweight DELETE only hides rows, and a large part is never merged again, so that
+their bytes would stay on the disk. A mutation costs more, so it is not made for an erasure that is merely read again.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from schemas.records import LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation
+from sinks.base import Item
+from sinks.clickhouse.connection import QUERY_BYTES_MAX
+from sinks.clickhouse.tables import Table
+
+log = logging.getLogger(__name__)
+
+Member = tuple[str, str]
+"""program_id, member_id."""
+
+
+def member(profile: MemberProfile) -> Member:
+    return profile.program_id, profile.member_id
+
+
+def asked(items: Iterable[Item[MemberProfile]]) -> dict[Member, int]:
+    """The members whom these items erase, with the version that does it."""
+    erasures = [item.record for item in items if item.record.operation is ProfileOperation.ERASE]
+    return newest(*({member(profile): profile.version} for profile in erasures))
+
+
+def newest(*versions: Mapping[Member, int]) -> dict[Member, int]:
+    found: dict[Member, int] = {}
+    for some in versions:
+        for one, version in some.items():
+            found[one] = max(version, found.get(one, 0))
+    return found
+
+
+def done(client: Client, table: Table, items: Sequence[Item[MemberProfile]]) -> dict[Member, int]:
+    """Those of the items' members whom the table knows as erased, with the version that did it."""
+    found = client.query(
+        f"SELECT program_id, member_id, max(version) FROM {table.name}"
+        f" WHERE operation = '{ProfileOperation.ERASE.value}' AND member_id IN %(members)s GROUP BY program_id, member_id",
+        parameters={"members": sorted({item.record.member_id for item in items})},
+        settings={"max_query_size": QUERY_BYTES_MAX},
+    )
+    return {(program_id, member_id): version for program_id, member_id, version in found.result_rows}
+
+
+def remove(client: Client, table: Table, erasing: Mapping[Member, int]) -> None:
+    """Take all versions before these out of the table."""
+    older = "member_id IN %(members)s AND version < transform(concat(program_id, '/', member_id), %(keys)s, %(versions)s, 0)"
+    parameters = {
+        "members": sorted({member_id for _, member_id in erasing}),
+        "keys": [f"{program_id}/{member_id}" for program_id, member_id in erasing],
+        "versions": list(erasing.values()),
+    }
+    _mutate(client, table, "DELETE", older, parameters, len(erasing))
+
+
+def gone(items: Iterable[Item[LoyaltyEvent]]) -> set[Member]:
+    """The members of whom these items say that they are erased."""
+    return {(one.record.program_id, one.record.member_id) for one in items if one.record.kind is LoyaltyEventKind.MEMBER_ERASED}
+
+
+def empty_words(client: Client, table: Table, members: set[Member]) -> None:
+    """Take the senders' words out of all events of these members.
+
+    They become an empty text and not NULL: where ClickHouse puts a NULL, the bytes of before stay under it, and are written again with
+    every part that follows.
+    """
+    named = f"(program_id, member_id) IN %(members)s AND {table.words} != ''"
+    _mutate(client, table, f"UPDATE {table.words} = ''", named, {"members": sorted(members)}, len(members))
+
+
+def _mutate(client: Client, table: Table, change: str, where: str, parameters: Mapping[str, Any], members: int) -> None:
+    values, settings = dict(parameters), {"max_query_size": QUERY_BYTES_MAX}
+    if client.query(f"SELECT 1 FROM {table.name} WHERE {where} LIMIT 1", parameters=values, settings=settings).result_rows:
+        # It returns when all replicas are done: the offsets are committed then.
+        client.command(f"ALTER TABLE {table.name} {change} WHERE {where}", parameters=values, settings=settings | {"mutations_sync": 2})
+        log.info("history.erased", extra={"table": table.name, "members": members})

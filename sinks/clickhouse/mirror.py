@@ -1,0 +1,82 @@
+"""The process of the history: migrates the database, then mirrors every topic of TABLES, each in its own consumer group and pace."""
+
+import asyncio
+import logging
+import random
+
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from sinks.base import Health
+from sinks.batches import run_batches
+from sinks.clickhouse import migrations, retention
+from sinks.clickhouse.connection import connect
+from sinks.clickhouse.history import History
+from sinks.clickhouse.tables import TABLES
+from sinks.schedule import Schedule
+from streams.codec import open_codec
+from streams.configuration import Configuration
+from streams.errors import UnavailableError
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX = 10_000  # ClickHouse prefers few large inserts; this one takes some 50 ms.
+WAIT_MAX_S = 1.0  # At low load analysts see a row after this, and each table gets one insert a second at most.
+
+
+async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health: Health) -> None:
+    """Migrate the database, then mirror every topic of TABLES until `stop` is set. Raises ConfigurationError for a changed migration."""
+    waiting = "clickhouse: has not answered yet"
+    health.set("clickhouse", lambda: waiting)
+    if not await _migrate_when_available(settings, stop):
+        return
+    waiting = ""
+    codec = open_codec(settings)
+    histories = [History(settings, table) for table in TABLES]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for history in histories:
+                stream = history.table.topic.stream
+                group.create_task(
+                    run_batches(
+                        settings, sink=f"clickhouse-{stream}", group=f"sink-clickhouse-{stream}", topic=history.table.topic,
+                        write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health,
+                    )
+                )  # fmt: skip
+    finally:
+        for history in histories:
+            history.close()
+
+
+async def _migrate_when_available(settings: Settings, stop: asyncio.Event) -> bool:
+    """False if `stop` was set before ClickHouse answered."""
+    schedule, attempt = Schedule(), 0
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(migrate, settings)
+            return True
+        except UnavailableError as error:
+            attempt += 1
+            if attempt == 1:
+                log.warning("history.waits_for_clickhouse", extra={"error": str(error)})
+        try:
+            await asyncio.wait_for(stop.wait(), schedule.delay_s(attempt, random.random()))
+        except TimeoutError:
+            pass
+    return False
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Create the database and apply what is missing; the names of what was applied. Raises UnavailableError and ConfigurationError."""
+    try:
+        client = connect(settings, database=None)
+        try:
+            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}`")
+            client.database = settings.clickhouse_database
+            applied = migrations.apply(client, migrations.load())
+            retention.apply(client, settings)
+            return applied
+        finally:
+            client.close()
+    except (ClickHouseError, OSError) as error:
+        raise UnavailableError(f"LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url} does not answer as it should: {error}") from error
