@@ -77,6 +77,7 @@ PIPELINE = (
     _pipeline_process("sink-redis", 8082, "sink", "redis"),
     _pipeline_process("sink-clickhouse", 8083, "sink", "clickhouse"),
     _pipeline_process("sink-webhooks", 8084, "sink", "webhooks"),
+    _pipeline_process("scheduler", 8085, "scheduler"),
 )
 
 

@@ -799,14 +799,15 @@ class DeliveryAttempt:
 
 class DeliveryResult(StrEnum):
     """How it ended. DELIVERED: the destination took it. DEAD_LETTERED: it was given up, the reason tells why. SKIPPED: an operator passed
-    over it. DROPPED: it is gone, unsent: the retention of the log is over, or the destination was removed. UNKNOWN stands for a symbol that
-    this reader does not know yet."""
+    over it. DROPPED: it is gone, unsent: the retention of the log is over, or the destination was removed. SUPERSEDED: it was not sent, as
+    a later event of its member, sent instead, says all that it says. UNKNOWN stands for a symbol that this reader does not know yet."""
 
     UNKNOWN = "UNKNOWN"
     DELIVERED = "DELIVERED"
     DEAD_LETTERED = "DEAD_LETTERED"
     SKIPPED = "SKIPPED"
     DROPPED = "DROPPED"
+    SUPERSEDED = "SUPERSEDED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

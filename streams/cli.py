@@ -28,6 +28,7 @@ ELSEWHERE = {
     "audit": ("streams.audit.command", "audit", "Show, verify and report what became of every sync event."),
     "destinations": ("streams.destinations.command", "destinations", "Make, change, pause and test destinations of webhooks; send events again."),
     "deliveries": ("streams.deliveries.command", "deliveries", "Show attempts to deliver webhooks and what was given up, and try that again."),
+    "sync": ("streams.sync.command", "sync", "Show and set how often streams and jobs go; run one now."),
     "waiting": ("streams.waiting_view", "waiting", "Show for whom commands wait: nobody is enrolled, or has the external id."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
 }
@@ -108,6 +109,14 @@ def ingress() -> None:
     from streams.ingress import server
 
     _run("ingress", server.run)
+
+
+@main.command()
+def scheduler() -> None:
+    """Run what happens at times: scheduled streams, reports, reconciliations. Of several, one leads."""
+    from streams.scheduling import scheduler as module
+
+    _run("scheduler", module.run)
 
 
 @main.command()

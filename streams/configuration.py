@@ -22,6 +22,7 @@ from streams.destinations.model import Destination
 from streams.domain.program import Program
 from streams.errors import ConfigurationError
 from streams.settings import Settings
+from streams.sync import names as sync_names
 from streams.toml_lines import join
 from streams.toml_reader import TomlReader
 
@@ -93,6 +94,8 @@ class Configuration:
     """The table of each programme as it was parsed, for the log."""
     scim: Mapping[str, Scim] = field(default_factory=dict)
     """By the name of the token; a token without one has the defaults."""
+    sync: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How often streams and jobs run, by name: the tables as they were parsed, for streams/sync/cadences.py."""
 
 
 def load(settings: Settings) -> Configuration:
@@ -125,8 +128,8 @@ def parse(document: Mapping[str, Any], *, voucher_key: bytes = b"", folder: Path
     """
     reader = TomlReader(folder, file=file, text=text)
     for name in document:
-        if name not in ("programs", "sources", "destinations", "tokens", "scim"):
-            reader.problem(join("", name), "is not a table of this file: programs, sources, destinations, tokens or scim")
+        if name not in ("programs", "sources", "destinations", "tokens", "scim", "sync"):
+            reader.problem(join("", name), "is not a table of this file: programs, sources, destinations, tokens, scim or sync")
     rules = dict(reader.tables(document, "programs"))
     programs = {name: programme_rules.read(reader, name, table, voucher_key=voucher_key) for name, table in rules.items()}
     if not document.get("programs"):
@@ -135,8 +138,11 @@ def parse(document: Mapping[str, Any], *, voucher_key: bytes = b"", folder: Path
     destinations = {name: _destination(reader, name, table, programs) for name, table in reader.tables(document, "destinations")}
     tokens = tuple(_token(reader, name, table, programs) for name, table in reader.tables(document, "tokens"))
     scim = {name: _scim(reader, name, table, tokens) for name, table in reader.tables(document, "scim")}
+    sync = dict(reader.tables(document, "sync", named=sync_names.NAME, naming="a-z, 0-9, '-', '_', '.' and '/'"))
+    for name, table in sync.items():
+        sync_names.check(reader, name, table)
     reader.raise_problems()
-    return Configuration(programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules, scim=scim)
+    return Configuration(programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules, scim=scim, sync=sync)
 
 
 def render_example(text: str) -> str:

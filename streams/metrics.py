@@ -55,3 +55,10 @@ INGRESS_REREADS = Counter("loyalty_ingress_rereads", "Entities read again after 
 
 DELIVERY_DOWN = Gauge("loyalty_delivery_down", "1 while a destination counts as down and only probes are sent.", ["destination"])
 SINK_WRITE_FAILURES = Counter("loyalty_sink_write_failures", "Batches that a sink could not write and tries again.", ["sink"])
+
+SCHEDULER_LEADS = Gauge("loyalty_scheduler_leads", "1 while this scheduler leads, 0 while it stands by.")
+SCHEDULED_RUNS = Counter("loyalty_scheduled_runs", "Runs of scheduled streams and jobs, by how they ended.", ["job", "result"])
+SCHEDULED_RUN_SECONDS = Histogram("loyalty_scheduled_run_seconds", "Time of a run.", ["job"], buckets=(*SECONDS, 300, 1800))
+SCHEDULED_RUN_DONE = Gauge("loyalty_scheduled_run_done_timestamp_seconds", "When a job last ended well, since 1970: its freshness.", ["job"])
+SCHEDULED_RUN_DUE = Gauge("loyalty_scheduled_run_due_timestamp_seconds", "When a job is due next, since 1970; 0: it has no cadence.", ["job"])
+SYNC_BACKLOG = Gauge("loyalty_sync_backlog_records", "Records that wait for a stream's schedule, those of its sources' own included.", ["stream"])

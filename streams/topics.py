@@ -142,6 +142,18 @@ WEBHOOK_INBOX = Topic(
     config={"retention.ms": str(7 * DAY_MS)},
 )  # fmt: skip
 
+
+def _scheduled(topic: Topic) -> Topic:
+    # Longer than the slowest cadence, so that nothing is gone before its time.
+    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(90 * DAY_MS)}
+    return Topic(
+        stream=f"scheduled-{topic.stream}", record=topic.record, direction=Direction.IN,
+        doc=f"What waits for the schedule of {topic.stream}; header sync: whose schedule.", writers="ingress, upstream producers", readers="scheduler",
+        config=config,
+    )  # fmt: skip
+
+
+SCHEDULED = tuple(map(_scheduled, (ENROLMENTS, PROFILE_CHANGES, OFFER_ACTIVATIONS)))
 SYNC_CONTROL = Topic(
     stream="sync-control", record=SyncControl, direction=Direction.INTERNAL,
     doc="How often streams and jobs run, and what is asked of them; key: kind and name.", writers="loyalty sync, scheduler",
@@ -158,6 +170,6 @@ OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
 SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
 DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS)
-SYNC = (SYNC_CONTROL, SYNC_RUNS)
+SYNC = (*SCHEDULED, SYNC_CONTROL, SYNC_RUNS)
 ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
 BY_STREAM = {topic.stream: topic for topic in ALL}

@@ -1,0 +1,1 @@
+"""How often streams are synchronised: which may wait, where they wait, and how they go on."""

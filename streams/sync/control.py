@@ -1,0 +1,162 @@
+"""The sync-control topic <-> cadences set at run time, runs asked for, and streams that still have to be drained.
+
+The newest record of a key counts. Keys are kind and name, so that one key's records are in one partition, in order; of two operators at
+once the later one has the last word.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from schemas.codec import Codec
+from schemas.records import SyncControl, SyncControlKind
+from streams import kafka, topics
+from streams.configuration import Configuration
+from streams.errors import ContractError, UnavailableError
+from streams.log_follower import LogFollower
+from streams.scheduling import cadence
+from streams.scheduling.cadence import REALTIME, Cadence
+from streams.settings import Settings
+from streams.sync import names
+
+log = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S = 10.0
+
+
+class SyncControlLog:
+    """What is in force now. All methods belong to the event loop in which it is made."""
+
+    def __init__(self, settings: Settings, codec: Codec, configuration: Configuration) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._configuration = configuration
+        self._newest: dict[tuple[SyncControlKind, str], SyncControl] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self._follower = LogFollower(settings, topics.SYNC_CONTROL, self._take)
+
+    def start(self) -> None:
+        """Begin to read; `ready` says when all is read."""
+        self._follower.start()
+
+    async def ready(self) -> None:
+        await self._follower.ready()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._follower.is_ready
+
+    async def close(self) -> None:
+        await self._follower.close()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call back whenever something has changed; several changes may be one call."""
+        self._callbacks.append(callback)
+
+    # What is in force.
+
+    def record(self, kind: SyncControlKind, name: str) -> SyncControl | None:
+        """The newest word, unless it has ended what was said before."""
+        found = self._newest.get((kind, name))
+        return found if found is not None and found.document else None
+
+    def records(self, kind: SyncControlKind) -> dict[str, SyncControl]:
+        """All of a kind, by name."""
+        return {name: record for (one, name), record in self._newest.items() if one is kind and record.document}
+
+    def cadence(self, name: str, default: Cadence = REALTIME) -> Cadence:
+        """How often a stream or job goes: as was said at run time, else as the configuration file says, else `default`."""
+        record = self.record(SyncControlKind.CADENCE, name)
+        if record is not None:
+            try:
+                return cadence.make(**json.loads(record.document))
+            except (ValueError, TypeError) as error:
+                log.warning("sync.cadence_unreadable", extra={"stream": name, "version": record.version, "reason": str(error)})
+        return cadence.make(**self._configuration.sync.get(name, {}), default=default)
+
+    def since_ms(self, name: str) -> int:
+        """When the cadence was set at run time, or reset; 0: never."""
+        record = self._newest.get((SyncControlKind.CADENCE, name))
+        return record.changed_at_ms if record is not None else 0
+
+    def inbound_names(self) -> list[str]:
+        """The inbound streams that may wait, and their parts by source that somebody has named or that have waited."""
+        named = {name for _, name in self._newest} | set(self._configuration.sync)
+        return sorted({*names.INBOUND, *filter(names.is_inbound, named)})
+
+    def schedule_of(self, stream: str, source_system: str) -> str:
+        """Whose schedule a command waits for: the source's own if it has one, else the stream's; empty: it does not wait.
+
+        What goes back to real time waits until all that waited before it has gone on.
+        """
+        for name in (f"{stream}/{source_system}", stream):
+            is_named = self.record(SyncControlKind.CADENCE, name) is not None or name in self._configuration.sync
+            if not self.cadence(name).is_realtime or self.is_draining(name):
+                return name
+            if is_named:
+                return ""
+        return ""
+
+    def is_draining(self, name: str) -> bool:
+        """Whether commands of a schedule may still wait although it is back to real time. DRAINED's document tells."""
+        record = self.record(SyncControlKind.DRAINED, name)
+        return record is not None and not json.loads(record.document)["drained"]
+
+    # Writers: they return when the broker has it. All raise UnavailableError.
+
+    async def set_cadence(self, name: str, table: Mapping[str, Any], *, changed_by: str) -> None:
+        """`table` has the keys of the configuration file's."""
+        await self._write(SyncControlKind.CADENCE, name, dict(table), changed_by)
+
+    async def reset_cadence(self, name: str, *, changed_by: str) -> None:
+        """Back to what the configuration file says."""
+        await self._write(SyncControlKind.CADENCE, name, None, changed_by)
+
+    async def request(self, name: str, *, changed_by: str) -> int:
+        """Ask for a run now; its number."""
+        return await self._write(SyncControlKind.REQUEST, name, {}, changed_by)
+
+    async def end_request(self, name: str, *, changed_by: str) -> None:
+        await self._write(SyncControlKind.REQUEST, name, None, changed_by)
+
+    async def set_drained(self, name: str, drained: bool, *, changed_by: str) -> None:
+        await self._write(SyncControlKind.DRAINED, name, {"drained": drained}, changed_by)
+
+    async def _write(self, kind: SyncControlKind, name: str, content: Mapping[str, Any] | None, changed_by: str) -> int:
+        newest = self._newest.get((kind, name))
+        record = SyncControl(
+            kind=kind, name=name, document="" if content is None else json.dumps(content), version=1 + (newest.version if newest else 0),
+            changed_by=changed_by, changed_at_ms=time.time_ns() // 1_000_000,
+        )  # fmt: skip
+        await asyncio.to_thread(self._produce, f"{kind.value}/{name}", self._codec.encode(record))
+        log.info("sync.changed", extra={"kind": kind.value, "control_name": name, "version": record.version, "changed_by": changed_by})
+        return record.version
+
+    def _produce(self, key: str, value: bytes) -> None:
+        told: list[KafkaError | None] = []
+        producer = kafka.producer(self._settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
+        try:
+            producer.produce(topics.SYNC_CONTROL.name(self._settings.topic_prefix), key=key.encode(), value=value,
+                             on_delivery=lambda error, _: told.append(error))  # fmt: skip
+            producer.flush(WRITE_TIMEOUT_S + 1)
+        except KafkaException as error:
+            told.append(error.args[0])
+        if told != [None]:
+            reason = told[0].str() if told and told[0] is not None else "no acknowledgement"
+            raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {reason}")
+
+    def _take(self, batch: list[Message]) -> None:
+        for message in batch:
+            try:
+                record = self._codec.decode(message.value(), SyncControl)
+            except ContractError as error:
+                log.warning("sync.control_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
+                continue
+            self._newest[record.kind, record.name] = record
+        for callback in self._callbacks:
+            callback()

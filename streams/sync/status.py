@@ -1,0 +1,160 @@
+"""Control, runs and topics -> what `loyalty sync` shows."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from schemas.records import SyncControlKind, SyncRun
+from streams import kafka
+from streams.scheduling import plan
+from streams.scheduling.cadence import Cadence
+from streams.scheduling.runs import Standing
+from streams.sync import names
+from streams.sync.flush import BACKLOG_RECORDS_MAX, FlushJob
+
+ASK_TIMEOUT_S = 10.0
+LOOK_EVERY_S = 0.1
+STYLES = {"DONE": "green", "FAILED": "red", "STOPPED": "yellow"}
+
+
+async def rows(parts: Any, now_ms: int) -> list[dict[str, Any]]:
+    """Every stream and job; times are RFC 3339, or None. Raises UnavailableError."""
+    found = []
+    for name in [*names.INBOUND_REALTIME, *parts.control.inbound_names()]:
+        is_scheduled = name not in names.INBOUND_REALTIME
+        backlog = await FlushJob(name, parts.settings, parts.codec, parts.control.inbound_names).backlog() if is_scheduled else None
+        row = _row(parts, name, "inbound", names.SYNC + name, Cadence(), now_ms)
+        if parts.control.is_draining(name) and row["mode"] == "realtime":
+            row["mode"] = "draining"
+        if backlog is not None:
+            row |= {"backlog": backlog.records, "oldest_at": _time(backlog.oldest_ms), "lag_s": _seconds(backlog.oldest_ms, now_ms)}
+        found.append(row)
+    for name in [*names.OUTBOUND_REALTIME, *names.OUTBOUND]:
+        row = _row(parts, name, "outbound", name, Cadence(), now_ms)
+        found.append(row | {"backlog": await asyncio.to_thread(_unwritten, parts, name)})
+    for name, job in parts.jobs.items():
+        found.append(_row(parts, names.of_job(name), "job", name, job.default, now_ms))
+    return found
+
+
+def _row(parts: Any, name: str, kind: str, job: str, default: Cadence, now_ms: int) -> dict[str, Any]:
+    cadence = parts.control.cadence(name, default)
+    standing: Standing = parts.run_log.standings.get(job, Standing())
+    since_ms = parts.control.since_ms(name) or (0 if standing.planned else now_ms)
+    following = plan.due(cadence, standing.planned, since_ms=since_ms, now_ms=now_ms) if not name.startswith(names.HISTORY) else None
+    mode = "realtime" if cadence.is_realtime else "every" if cadence.every_s is not None else "cron"
+    return {
+        "name": name, "kind": kind, "mode": mode, "cadence": str(cadence), "window": cadence.window is not None and str(cadence).split(", ")[1] or None,
+        "rate_max_per_s": cadence.rate_max_per_s,
+        "set_by": record.changed_by if (record := parts.control.record(SyncControlKind.CADENCE, name)) else "file" if name in parts.configuration.sync else "",
+        "last": run_row(standing.last) if standing.last is not None else None,
+        "next_at": _time(following.at_ms) if following is not None else None,
+        "backlog": None, "oldest_at": None, "lag_s": None,
+    }  # fmt: skip
+
+
+async def runs(parts: Any, name: str | None, limit: int) -> list[dict[str, Any]]:
+    """Newest first."""
+    found = [run for run in parts.run_log.newest if name is None or names.of_job(run.job) == name or run.job == name]
+    return [run_row(run) for run in sorted(found, key=lambda run: run.ended_at_ms, reverse=True)[:limit]]
+
+
+async def wait_for_request(parts: Any, name: str, wait_s: float) -> dict[str, Any] | None:
+    """The run that an operator asked for just now; None when it has not ended in time."""
+    job = name if name in parts.jobs else names.SYNC + name
+    asked_ms = None
+    async with asyncio.timeout(wait_s) as limit:
+        try:
+            while True:
+                request = parts.control.record(SyncControlKind.REQUEST, name)
+                asked_ms = request.changed_at_ms if request is not None else asked_ms
+                run = parts.run_log.standing(job).requested
+                if asked_ms is not None and run is not None and run.scheduled_for_ms == asked_ms:
+                    return run_row(run)
+                await asyncio.sleep(LOOK_EVERY_S)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+    return None
+
+
+def run_row(run: SyncRun) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id, "job": run.job, "trigger": run.trigger.value, "result": run.result.value, "attempt": run.attempt, "cadence": run.cadence,
+        "requested_by": run.requested_by, "scheduled_for": _time(run.scheduled_for_ms), "started_at": _time(run.started_at_ms),
+        "ended_at": _time(run.ended_at_ms), "seconds": (run.ended_at_ms - run.started_at_ms) / 1000, "rows": run.rows, "counts": dict(run.counts),
+        "next_at": _time(run.due_after_ms), "detail": run.detail,
+    }  # fmt: skip
+
+
+def show(found: list[dict[str, Any]], now_ms: int) -> None:
+    """A table for people."""
+    table = Table(title=f"Streams and jobs at {datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC", title_justify="left")
+    for column in ("name", "how often", "last run", "result", "rows", "next run", "waits", "oldest"):
+        table.add_column(column, justify="right" if column in ("rows", "waits", "oldest") else "left", overflow="fold")
+    kind = None
+    for row in found:
+        if kind not in (None, row["kind"]):
+            table.add_section()
+        kind, last = row["kind"], row["last"]
+        result = f"[{STYLES.get(last['result'], '')}]{last['result']}[/]" if last else ""
+        how = row["cadence"] if row["mode"] != "draining" else f"{row['cadence']} [yellow](draining)[/]"
+        waits = "" if row["backlog"] is None else f"{row['backlog']:,}{'+' if row['backlog'] >= BACKLOG_RECORDS_MAX else ''}"
+        oldest = "" if row["lag_s"] is None else _duration(row["lag_s"])
+        table.add_row(
+            row["name"], how, _short(last and last["ended_at"]), result, str(last["rows"]) if last else "", _short(row["next_at"]), waits, oldest
+        )
+    Console().print(table)
+
+
+def show_runs(found: list[dict[str, Any]]) -> None:
+    """A table for people."""
+    table = Table(title="Runs", title_justify="left")
+    for column in ("ended", "job", "why", "due", "result", "rows", "seconds", "detail"):
+        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", overflow="fold")
+    for row in found:
+        counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items())
+        attempt = f" (attempt {row['attempt']})" if row["attempt"] > 1 else ""
+        why = row["trigger"].lower() + (f" {row['requested_by']}" if row["requested_by"] else "") + attempt
+        result = f"[{STYLES.get(row['result'], '')}]{row['result']}[/]"
+        detail = "; ".join(part for part in (row["detail"], counts) if part)
+        table.add_row(_short(row["ended_at"]), row["job"], why, _short(row["scheduled_for"]), result, f"{row['rows']:,}", f"{row['seconds']:.1f}", detail)
+    Console().print(table)
+
+
+def _unwritten(parts: Any, name: str) -> int:
+    """Records of an outbound stream that its sink has not written yet."""
+    group, topic = names.sink_of(name)
+    consumer: Consumer = kafka.consumer(parts.settings, group)
+    try:
+        found = 0
+        topic_name = topic.name(parts.settings.topic_prefix)
+        wanted = [TopicPartition(topic_name, number) for number in range(parts.settings.kafka_partitions)]
+        for one in consumer.committed(wanted, timeout=ASK_TIMEOUT_S):
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic_name, one.partition), timeout=ASK_TIMEOUT_S)
+            found += max(0, high - max(low, one.offset))
+        return found
+    finally:
+        consumer.close()
+
+
+def _time(at_ms: int | None) -> str | None:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at_ms else None
+
+
+def _short(text: str | None) -> str:
+    return "" if text is None else f"{text[5:10]} {text[11:19]}"
+
+
+def _seconds(since_ms: int | None, now_ms: int) -> float | None:
+    return None if since_ms is None else max(0, now_ms - since_ms) / 1000
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
