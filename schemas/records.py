@@ -2444,6 +2444,60 @@ class Relay:
         }
 
 
+class RestatedStore(StrEnum):
+    """Who is to apply it. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    CLICKHOUSE = "CLICKHOUSE"
+    REDIS = "REDIS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restatement:
+    """A record of the log that one store does not have as the log does, said again for that store. It changes nothing where the store is
+    right."""
+
+    SCHEMA: ClassVar[str] = "Restatement"
+
+    store: RestatedStore
+    """Who is to apply it."""
+    stream: str
+    """Stream of the original: ledger-entries, events, profiles."""
+    partition: int
+    """Partition of the original."""
+    offset: int
+    """Offset of the original."""
+    timestamp_ms: int
+    """When the original was appended, UTC."""
+    value: bytes
+    """The original, as it stands in its topic."""
+    run_id: str
+    """Reconciliation that found the difference."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "Restatement":
+        return cls(
+            store=RestatedStore(data["store"]),
+            stream=data["stream"],
+            partition=data["partition"],
+            offset=data["offset"],
+            timestamp_ms=data["timestamp_ms"],
+            value=data["value"],
+            run_id=data["run_id"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "store": self.store.value,
+            "stream": self.stream,
+            "partition": self.partition,
+            "offset": self.offset,
+            "timestamp_ms": self.timestamp_ms,
+            "value": self.value,
+            "run_id": self.run_id,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeChange:
     """One changed attribute. Personal data is masked."""

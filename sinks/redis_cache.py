@@ -12,10 +12,12 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from schemas.records import LoyaltyEvent
+from schemas.records import LoyaltyEvent, RestatedStore
+from sinks import restatements
 from sinks.base import Health, Item, Receipt, Verdict
 from sinks.batches import run_batches
 from streams import topics
+from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.settings import Settings
 
@@ -28,13 +30,16 @@ ADDED_POINTS = ("pending_points", "held_points", "debt_points")
 NUMBERS = frozenset({"sequence", "available_points", "qualifying_points", *ADDED_POINTS, "occurred_at_ms", "recorded_at_ms"})
 
 # Sequences are compared as integers by length and text: Lua's numbers are doubles, which lose the last digits of large integers.
-PUT_IF_NEWER = """
+_PUT_UNLESS = """
 local old = redis.call('HGET', KEYS[1], 'sequence')
 local new = ARGV[2]
-if old and (#old > #new or (#old == #new and old >= new)) then return 0 end
+if old and (#old > #new or (#old == #new and old {comparison} new)) then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1
 """
+PUT_IF_NEWER = _PUT_UNLESS.format(comparison=">=")
+PUT_IF_NOT_OLDER = _PUT_UNLESS.format(comparison=">")
+"""For restatements: they may have to mend the values of the very sequence that is stored."""
 
 
 def balance_key(prefix: str, program_id: str, member_id: str) -> str:
@@ -66,20 +71,26 @@ async def read_balance(redis: "Redis", prefix: str, program_id: str, member_id: 
 async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health: Health) -> None:
     """Keep the cache until `stop` is set."""
     cache = BalanceCache(connect(settings), settings.topic_prefix)
+    mended = BalanceCache(connect(settings), settings.topic_prefix, PUT_IF_NOT_OLDER)
+    codec = open_codec(settings)
     try:
-        await run_batches(
-            settings, sink="redis", group="sink-redis", topic=topics.EVENTS, write=cache.write,
-            rows_max=ROWS_MAX, wait_max_s=0.0, outstanding_max=10 * ROWS_MAX, stop=stop, health=health,
-        )  # fmt: skip
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_batches(
+                settings, sink="redis", group="sink-redis", topic=topics.EVENTS, write=cache.write,
+                rows_max=ROWS_MAX, wait_max_s=0.0, outstanding_max=10 * ROWS_MAX, stop=stop, codec=codec, health=health,
+            ))  # fmt: skip
+            group.create_task(restatements.run(settings, RestatedStore.REDIS, {topics.EVENTS.stream: mended.write}, codec, stop, health))
     finally:
         await cache.close()
+        await mended.close()
 
 
 class BalanceCache:
     """Writes balances, a pipeline per batch."""
 
-    def __init__(self, redis: "Redis", prefix: str) -> None:
+    def __init__(self, redis: "Redis", prefix: str, script: str = PUT_IF_NEWER) -> None:
         self._redis = redis
+        self._script = script
         self._prefix = prefix
         self._sha = ""  # The server forgets scripts when it restarts: it gets this one again whenever it misses it.
 
@@ -102,7 +113,7 @@ class BalanceCache:
         """One result per key: what the script returned, or the error of that key."""
         results = await self._call(newest) if self._sha else []
         if not results or any(isinstance(result, NoScriptError) for result in results):
-            self._sha = _text(await self._redis.script_load(PUT_IF_NEWER))
+            self._sha = _text(await self._redis.script_load(self._script))
             results = await self._call(newest)
         return results
 

@@ -1,10 +1,12 @@
 """What a worker answers on its internal port about what waits and whom external ids lead to: committed rows of the partitions it owns."""
 
 import asyncio
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from heapq import nsmallest
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -20,14 +22,17 @@ from streams.internal_access import is_authorized
 from streams.settings import Settings
 
 PAGE_ROWS_MAX = 200
+ACCOUNTS_MAX = 5_000  # Of a page: some 3 MB.
+LENGTHS = struct.Struct(">HI")  # Before each row of a page of accounts: bytes of its key and of its value.
 SOURCE_SYSTEMS_SHOWN_MAX = 10  # Of one member, the most frequent ones: names come with the records.
 
 
 def add_routes(web_app: web.Application, settings: Settings, running: Sequence[App]) -> None:
-    """Serve /internal/waiting and /internal/identities. 401 without the internal token, 503 starting; `running` holds the app once it runs.
+    """Serve /internal/waiting, /internal/identities and /internal/accounts. 401 without the internal token, 503 starting; `running` holds the app once it runs.
 
     `GET /internal/waiting?program=&limit=&after=`: `waiting_page`. `GET /internal/identities/{program}/{kind}/{value}`: {"member_id"},
-    404 if the id leads to nobody, 421 if another worker owns the id's partition.
+    404 if the id leads to nobody, 421 if another worker owns the id's partition. `GET /internal/accounts?partition=&after=&limit=`:
+    `accounts_page`, 421 if another worker owns the partition.
     """
 
     async def answer(request: web.Request, look: Callable[[App], Any]) -> web.Response:
@@ -39,6 +44,8 @@ def add_routes(web_app: web.Application, settings: Settings, running: Sequence[A
             found = await asyncio.to_thread(look, running[0])  # It may read the disk.
         except KeyError:
             return web.json_response({"error": "another worker owns this partition"}, status=421)
+        if isinstance(found, bytes):
+            return web.Response(body=found, content_type="application/octet-stream")
         return web.json_response({"error": "nothing is there"}, status=404) if found is None else web.json_response(found)
 
     async def waiting(request: web.Request) -> web.Response:
@@ -51,8 +58,24 @@ def add_routes(web_app: web.Application, settings: Settings, running: Sequence[A
         match = request.match_info
         return await answer(request, lambda app: resolved(app, settings, match["program"], match["kind"], match["value"]))
 
+    async def accounts(request: web.Request) -> web.Response:
+        query = request.query
+        numbers = [query.get(name, "") for name in ("partition", "limit")]
+        if not all(number.isascii() and number.isdigit() for number in numbers) or not 1 <= int(numbers[1]) <= ACCOUNTS_MAX:
+            return web.json_response({"error": f"partition must be a number, limit one from 1 to {ACCOUNTS_MAX}"}, status=400)
+        return await answer(request, lambda app: accounts_page(app, int(numbers[0]), int(numbers[1]), query.get("after", "")))
+
     web_app.router.add_get("/internal/waiting", waiting)
+    web_app.router.add_get("/internal/accounts", accounts)
     web_app.router.add_get("/internal/identities/{program}/{kind}/{value:[^/]+}", identity)
+
+
+def accounts_page(app: App, partition: int, limit: int, after: str) -> bytes:
+    """Committed accounts of a partition as they are stored, in the order of their keys, from the first one behind the key `after` on: for each
+    LENGTHS, the key, the value. Fewer than `limit` rows: there are no more. Raises KeyError for a partition of another worker, StateFailed."""
+    start = after.encode() + b"\0" if after else b""
+    with closing(app.partitions.rows(partition).scan("accounts", start, None)) as rows:
+        return b"".join(LENGTHS.pack(len(key), len(value)) + key + value for key, value in islice(rows, limit))
 
 
 def waiting_page(app: App, settings: Settings, program_id: str, limit: int, after: str) -> dict[str, Any]:

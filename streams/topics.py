@@ -25,6 +25,7 @@ from schemas.records import (
     ProgramVersion,
     ReceivedWebhook,
     Relay,
+    Restatement,
     SyncAudit,
     SyncControl,
     SyncRun,
@@ -143,11 +144,16 @@ WEBHOOK_INBOX = Topic(
 )  # fmt: skip
 
 
+SCHEDULED_PREFIX = "scheduled-"
+EARLIER = "earlier"
+"""Header of a record that has waited: what travels with it and comes before it, as WaitingCommands in wire format."""
+
+
 def _scheduled(topic: Topic) -> Topic:
     # Longer than the slowest cadence, so that nothing is gone before its time.
     config = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(90 * DAY_MS)}
     return Topic(
-        stream=f"scheduled-{topic.stream}", record=topic.record, direction=Direction.IN,
+        stream=SCHEDULED_PREFIX + topic.stream, record=topic.record, direction=Direction.IN,
         doc=f"What waits for the schedule of {topic.stream}; header sync: whose schedule.", writers="ingress, upstream producers", readers="scheduler",
         config=config,
     )  # fmt: skip
@@ -163,6 +169,12 @@ SYNC_RUNS = Topic(
     stream="sync-runs", record=SyncRun, direction=Direction.OUT, doc="Every run of a scheduled stream, a report, a reconciliation, a load; key: the job.",
     writers="scheduler, loyalty load", readers="scheduler; sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
 )  # fmt: skip
+RESTATEMENTS = Topic(
+    stream="restatements", record=Restatement, direction=Direction.INTERNAL,
+    doc="Records of the log that a store lacks or has otherwise, said again for it.", writers="loyalty reconcile --repair",
+    # What an erasure ends must not outlive it here: the log keeps a profile's earlier versions as long.
+    readers="sinks: redis, clickhouse", config={"retention.ms": str(7 * DAY_MS), "segment.ms": str(DAY_MS)},
+)  # fmt: skip
 
 INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_OPERATIONS)
 """Commands of clients."""
@@ -171,5 +183,5 @@ SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
 DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS)
 SYNC = (*SCHEDULED, SYNC_CONTROL, SYNC_RUNS)
-ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX)
+ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX, RESTATEMENTS)
 BY_STREAM = {topic.stream: topic for topic in ALL}

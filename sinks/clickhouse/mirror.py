@@ -6,6 +6,8 @@ import random
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from schemas.records import RestatedStore
+from sinks import restatements
 from sinks.base import Health
 from sinks.batches import run_batches
 from sinks.clickhouse import migrations, retention
@@ -33,6 +35,8 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
     waiting = ""
     codec = open_codec(settings)
     histories = [History(settings, table) for table in TABLES]
+    # Connections of their own: a client is for one thread at a time.
+    restated = [History(settings, table) for table in TABLES if table.topic.stream in restatements.RECORDS]
     try:
         async with asyncio.TaskGroup() as group:
             for history in histories:
@@ -43,8 +47,10 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
                         write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health,
                     )
                 )  # fmt: skip
+            writes = {history.table.topic.stream: history.write for history in restated}
+            group.create_task(restatements.run(settings, RestatedStore.CLICKHOUSE, writes, codec, stop, health))
     finally:
-        for history in histories:
+        for history in (*histories, *restated):
             history.close()
 
 
