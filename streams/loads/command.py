@@ -15,7 +15,7 @@ import click
 
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 
-STREAMS = ("transactions", "enrolments", "profile-changes", "offer-activations")
+STREAMS = ("transactions", "enrolments", "profile-changes", "offer-activations", "member-operations")
 EXIT_REJECTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_STOPPED = 1, 2, 3, 130
 WINDOW_MAX = 2_000
 

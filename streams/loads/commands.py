@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from schemas.codec import INT64_MAX, INT64_MIN
 from schemas.contract import STATUSES_SETTABLE, Command, problems
 from schemas.currencies import MINOR_UNIT_DIGITS
-from schemas.records import LineItem, MemberStatus, ProfileChange, TransactionKind
-from streams.loads.mapping import IN_THE_INPUT, MAPS, TIMES, LoadMapping, is_field
+from schemas.records import LineItem, MemberOperationKind, MemberStatus, ProfileChange, TransactionKind
+from streams.loads.mapping import IN_THE_INPUT, MAPS, TIMES, LoadMapping, is_field, kind_of
 
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d{1,19}(\.0*)?", re.ASCII)
@@ -23,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNIX = {"unix_s": 1000, "unix_ms": 1}
 LINE_ITEM_FIELDS = frozenset(field.name for field in fields(LineItem))
 SYMBOLS: Mapping[Any, list[str]] = {
-    TransactionKind: [kind.value for kind in TransactionKind if kind is not TransactionKind.UNKNOWN],
+    **{kinds: [kind.value for kind in kinds if kind.value != "UNKNOWN"] for kinds in (TransactionKind, MemberOperationKind)},
     MemberStatus: [status.value for status in STATUSES_SETTABLE],
 }
 
@@ -59,7 +60,7 @@ class Converter:
         self._by_column: dict[str, tuple[str, ...]] = {}
         self.unused: set[str] = set()
         """Columns that the input has and that say nothing here."""
-        self.missing = set(mapping.columns) | {column for _, column in mapping.id_template if column}
+        self.missing = set(mapping.named)
         """Columns that are mapped, and that no row has had so far."""
 
     def __call__(self, row: Mapping[str, Any]) -> Command | list[Reject]:
@@ -131,7 +132,7 @@ class Converter:
             case "amount":
                 return self._decimal(value)
             case "kind":
-                return _symbol(TransactionKind, self._mapping.kinds, value)
+                return _symbol(kind_of(self._record), self._mapping.kinds, value)
             case "status":
                 return _symbol(MemberStatus, self._mapping.statuses, value)
             case "segments":
@@ -151,7 +152,6 @@ class Converter:
         for literal, column in template:
             parts.append(literal)
             if column:
-                self.missing.discard(column)
                 value = row.get(column)
                 if value is None or value == "":
                     raise _Bad("ID_INCOMPLETE", f"{column!r} is empty, and the id is made of it")
@@ -255,6 +255,10 @@ def _plain(text: str) -> str:
 def _text(value: Any) -> str:
     """Whole numbers are texts without decimals, whatever type the file gives them."""
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can name half a character.
+            raise _Bad("TEXT_INVALID", f"must be a text, not {value!r}") from error
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -271,7 +275,7 @@ def _text(value: Any) -> str:
 
 def _is_exact(value: Any) -> bool:
     """Whether a number that is no int is whole, and was certainly no other before it came to be this one."""
-    return isinstance(value, float | Decimal) and -(2**53) < value < 2**53 and value == int(value)
+    return isinstance(value, float | Decimal) and isfinite(value) and -(2**53) < value < 2**53 and value == int(value)
 
 
 def _whole(value: Any) -> int:
@@ -321,5 +325,5 @@ def _symbol(kind: Any, words: Mapping[str, Any], value: Any) -> Any:
 
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "points": _whole, "nights": _whole, "amount_minor": _whole, "source_version": _whole, "occurred_at_ms": _whole, "expires_at_ms": _whole,
-    "available_from_ms": _whole, "status_from_ms": _whole, "pending": _boolean, "line_items": _line_items,
+    "available_from_ms": _whole, "status_from_ms": _whole, "valid_until_ms": _whole, "pending": _boolean, "line_items": _line_items,
 }  # fmt: skip

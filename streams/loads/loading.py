@@ -11,7 +11,8 @@ from confluent_kafka import KafkaException
 
 from schemas.codec import Codec
 from schemas.records import RunResult, RunTrigger, SyncRun
-from streams import kafka, programs, publishing, topics
+from streams import configuration, kafka, programs, publishing, topics
+from streams.domain.program import Program
 from streams.errors import ConfigurationError, UnavailableError
 from streams.loads import mapping, rejects, sources, store, validation
 from streams.loads.rejects import Rejects
@@ -60,7 +61,10 @@ def validate(settings: Settings, order: Order, codec: Codec, advance: Callable[[
         total = sum(part.size_bytes for part in parts)
         kept = Rejects(workspace.path / REJECTS)
         now_ms = int(time.time() * 1000)
-        question = Question(program_id=order.program_id, source_system=order.source_system, mapping=found, sorts=order.sorts, now_ms=now_ms)
+        question = Question(
+            program_id=order.program_id, source_system=order.source_system, mapping=found, program=_program(settings, order.program_id),
+            sorts=order.sorts, now_ms=now_ms,
+        )  # fmt: skip
         report, digest = validation.validate(question, parts, codec, kept, workspace.path, lambda read, rows: advance(read, total, rows))
         for part in parts:
             if part.path.parent == workspace.path:
@@ -76,6 +80,16 @@ def validate(settings: Settings, order: Order, codec: Codec, advance: Callable[[
     )  # fmt: skip
     workspace.save(Progress(rejects_bytes=kept.sync()))
     return Validated(workspace=workspace, load=load, report=report, rejects=kept)
+
+
+def _program(settings: Settings, program_id: str) -> Program | None:
+    """Its rules as the configuration file has them, if there is one: an input can be checked where no server is."""
+    if not settings.config_file:
+        return None
+    known = configuration.load(settings).programs
+    if program_id not in known:
+        raise ConfigurationError(f"--program {program_id}: LOYALTY_CONFIG_FILE has {', '.join(known) or 'no programme'}.")
+    return known[program_id]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,16 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from schemas.contract import STATUSES_SETTABLE, Command
-from schemas.records import Enrolment, MemberStatus, OfferActivation, ProfileChange, Transaction, TransactionKind
+from schemas.records import (
+    Enrolment,
+    MemberOperation,
+    MemberOperationKind,
+    MemberStatus,
+    OfferActivation,
+    ProfileChange,
+    Transaction,
+    TransactionKind,
+)
 from streams.errors import ConfigurationError
 from streams.loads.sources import Layout
 from streams.toml_lines import join
@@ -20,7 +29,7 @@ KEYS = ("id", "columns", "constants", "times", "kinds", "statuses", "separator",
 IN_THE_INPUT = ("_file", "_line", "_reason")
 """Columns of a file of rejected rows, which is an input again: they are skipped."""
 
-TIMES = frozenset({"occurred_at", "expires_at", "available_from", "status_from"})
+TIMES = frozenset({"occurred_at", "expires_at", "available_from", "status_from", "valid_until"})
 """Given as texts or times; each has a field of the record in milliseconds beside it."""
 MAPS = ("attributes", "external_ids")
 COMMON = ("member_id", "id", "occurred_at", "occurred_at_ms", "program_id", "source_system")
@@ -36,9 +45,11 @@ FIELDS: Mapping[type[Command], tuple[str, ...]] = {
         "status_from_ms", "status_from_date",
     ),
     OfferActivation: (*COMMON, "event_id", "offer_id"),
+    MemberOperation: (*COMMON, "event_id", "kind", "target_member_id", "tier", "valid_until", "valid_until_ms", "reason", "actor"),
 }  # fmt: skip
 STREAMS: Mapping[str, type[Command]] = {
     "transactions": Transaction, "enrolments": Enrolment, "profile-changes": ProfileChange, "offer-activations": OfferActivation,
+    "member-operations": MemberOperation,
 }  # fmt: skip
 
 Template = tuple[tuple[str, str], ...]
@@ -61,7 +72,8 @@ class LoadMapping:
     """Of times that do not name one; empty: such a row is rejected."""
     fold: int | None = None
     """Which of two equal local times is meant when clocks go back, 0 or 1; None: such a row is rejected."""
-    kinds: Mapping[str, TransactionKind] = field(default_factory=dict)
+    kinds: Mapping[str, TransactionKind | MemberOperationKind] = field(default_factory=dict)
+    """The source's word for a kind -> ours. Empty: it uses ours."""
     statuses: Mapping[str, MemberStatus] = field(default_factory=dict)
     separator: str = ";"
     """Between the segments in one text."""
@@ -69,6 +81,11 @@ class LoadMapping:
     """Profile changes: an empty value clears the attribute or the external id. Otherwise it says nothing."""
     decimal_mark: str = "."
     layout: Layout = Layout()
+
+    @property
+    def named(self) -> list[str]:
+        """All columns that an input must have."""
+        return list(dict.fromkeys([*(column for _, column in self.id_template if column), *self.columns]))
 
 
 def is_field(record: type[Command], name: str) -> bool:
@@ -109,7 +126,7 @@ def parse(document: Mapping[str, Any], record: type[Command], *, file: str = "",
         reader.problem("empty", f"must be unchanged or clears, not {empty!r}")
     mapping = LoadMapping(
         record=record, columns=columns, constants=constants, id_template=id_template, time_format=time_format, time_zone=time_zone, fold=fold,
-        kinds=_words(reader, document, "kinds", [kind for kind in TransactionKind if kind is not TransactionKind.UNKNOWN]),
+        kinds=_words(reader, document, "kinds", [kind for kind in kind_of(record) if kind.value != "UNKNOWN"]),
         statuses=_words(reader, document, "statuses", list(STATUSES_SETTABLE)),
         separator=separator, empty_clears=empty == "clears", decimal_mark=decimal_mark, layout=layout,
     )  # fmt: skip
@@ -147,6 +164,11 @@ def _constants(reader: TomlReader, document: Mapping[str, Any], record: type[Com
             reader.problem(join("constants", name), f"is no field of {record.__name__} that all rows can have in common")
         found[name] = value
     return found
+
+
+def kind_of(record: type[Command]) -> type[TransactionKind] | type[MemberOperationKind]:
+    """The enum of the record's field `kind`."""
+    return MemberOperationKind if record is MemberOperation else TransactionKind
 
 
 def _template(reader: TomlReader, document: Mapping[str, Any]) -> Template:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -122,7 +123,7 @@ def _by_time(entries: Iterator[Entry]) -> Iterator[Entry]:
     """An external merge sort: runs on the disk, merged."""
     with tempfile.TemporaryDirectory(prefix="loyalty-load-sort-") as folder:
         runs: list[Path] = []
-        while run := [entry for entry, _ in zip(entries, range(SORTED_ROWS), strict=False)]:
+        while run := list(islice(entries, SORTED_ROWS)):
             run.sort(key=lambda entry: entry.occurred_at_ms)
             runs.append(Path(folder) / f"run-{len(runs)}")
             writer = Writer(runs[-1])

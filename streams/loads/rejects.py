@@ -4,12 +4,11 @@ The file is an input again: its columns _file, _line and _reason are skipped.
 """
 
 import csv
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from streams.loads.mapping import IN_THE_INPUT
 from streams.loads.sources import CSV, JSON_LINES, Layout, Part
@@ -20,7 +19,7 @@ RAW = "_raw"
 
 def as_json(row: Any) -> bytes:
     """A row as it was read; what JSON does not know becomes text."""
-    return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return json.dumps(row, default=str).encode()
 
 
 class Rejects:
@@ -34,8 +33,8 @@ class Rejects:
         self.bytes = keep_bytes
 
     def add(self, part: int, line: int, reason: str, source: bytes) -> None:
-        head = orjson.dumps([part, line, reason])
-        self.bytes += self._file.write(head[:-1] + b"," + (source or b"null") + b"]\n")
+        head = json.dumps([part, line, reason]).encode()
+        self.bytes += self._file.write(head[:-1] + b"," + source + b"]\n")
 
     def sync(self) -> int:
         """All so far is on the disk; how many bytes that are."""
@@ -50,7 +49,7 @@ class Rejects:
         self._file.flush()
         with self._path.open("rb") as file:
             for text in file:
-                part, line, reason, source = orjson.loads(text)
+                part, line, reason, source = json.loads(text)
                 yield part, line, reason, source
 
 

@@ -71,6 +71,8 @@ class Screen:
             (report.repeated, "rows are in the input more than once, with the same content: each is sent once"),
             (report.out_of_order, "rows are older than the one before of the same member: --sort sends them by time"),
             (report.future_rows, "rows are of the future"),
+            (report.expired_rows * bool(report.spending_rows), "rows give points that have expired since: they expire as they arrive, and what rows"
+             " that spend were to take of them is taken of others or refused. streams/loads/README.md says what to do"),
             (len(report.unused_columns), f"columns are not used: {', '.join(report.unused_columns)}"),
             (report.rows_of_one_member_max * (report.rows_of_one_member_max > WAITING_COMMANDS_MAX), "rows are of one member: enrol members first, for only"
              f" {WAITING_COMMANDS_MAX:,} can wait for an enrolment"),

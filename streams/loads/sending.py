@@ -1,15 +1,19 @@
 """A plan -> its rows in the inbound topic, few enough undecided at once; sync-audit and dead letters -> what became of each.
 
-A row's correlation id is `load-<load>-<row>`: its decision names the row. Rows of one member are sent in the order of the plan. After a kill
-the decisions are read on from where they were last on record, and rows without one are sent again, in order; the ledger knows their ids.
+A row's correlation id is `load-<load>-<row>`: its decision names the row. Rows of one member are sent in the order of the plan; those of
+different members partition by partition, some thousands at a time, because a worker decides many rows of one partition together, and few of
+each of many cost it a transaction each. After a kill the decisions are read on from where they were last on record, and rows without one are
+sent again, in order; the ledger knows their ids.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from threading import Event
 
+from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
@@ -31,6 +35,7 @@ SILENT_S = 15.0
 STOP_S = 10.0
 """How long decisions of what was sent are waited for before a stop."""
 ADMIN_TIMEOUT_S = 10
+ROWS_TOGETHER = 2_000
 RATE_S = 20.0
 NOT_TAKEN = (CommandResult.REFUSED, CommandResult.CONFLICT)
 DEAD_LETTER = "dead_letter"
@@ -106,7 +111,10 @@ class Sender:
     # Out.
 
     def _rows(self) -> Iterator[tuple[int, plan.Entry]]:
-        return ((row, entry) for row, entry in self._plan.entries(self.progress.decided_below) if row not in self._above)
+        """In the order in which they are sent."""
+        entries = self._plan.entries(self.progress.decided_below)
+        while together := list(islice(entries, ROWS_TOGETHER)):
+            yield from sorted(together, key=lambda one: murmur2(one[1].key) % 2**31 % self._settings.kafka_partitions)
 
     def _send(self, rows: Iterator[tuple[int, plan.Entry]], count: int) -> bool:
         """The next rows. False: there are no more."""
@@ -117,7 +125,7 @@ class Sender:
                 return False
             row, entry = following
             if row < self.progress.decided_below or row in self._above:
-                continue  # Decided since, by what a process before this one had sent.
+                continue  # A process before this one had sent it.
             self._undecided.add(row)
             headers: list[tuple[str, str | bytes | None]] = [("correlation_id", f"{self._mark}{row}".encode())]
             while True:

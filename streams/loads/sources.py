@@ -85,7 +85,7 @@ def _format(name: str, wanted: str, shown: str) -> str:
 def _shown(url: str) -> str:
     """Without user, password and query, where secrets are."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _download(url: str, path: Path) -> None:

@@ -10,6 +10,8 @@ SAMPLES_MIN = 20
 QUIET_S = 3.0
 """With fewer samples for so long, they are taken as they are."""
 DECREASE, INCREASE = 0.7, 0.1
+AIM = 0.8
+"""Of the bound: it is to be held, and what is measured is over when it is known."""
 SAMPLES_MAX = 20_000
 
 
@@ -29,7 +31,7 @@ class _Latencies:
     def since(self, from_s: float, now_s: float) -> list[float]:
         while self._samples and self._samples[0][0] < now_s - SAMPLES_S:
             self._samples.popleft()
-        return [latency_ms for at_s, latency_ms in self._samples if at_s >= from_s]
+        return [latency_ms for at_s, latency_ms in self._samples if at_s > from_s]
 
 
 class Throttle:
@@ -80,9 +82,13 @@ class Throttle:
             samples += self._own.since(self._changed_s, now_s)
         if len(samples) < SAMPLES_MIN and waited_s < QUIET_S:
             return
-        if samples and percentile(samples, 99) > self._bound_ms:
-            # Only what is decided from here on tells what the smaller window does.
-            self.window, self._changed_s = max(WINDOW_MIN, int(self.window * DECREASE)), now_s
+        p99_ms = percentile(samples, 99)
+        if samples and p99_ms > self._bound_ms * AIM:
+            self._change(now_s, p99_ms, max(WINDOW_MIN, int(self.window * DECREASE)))
         elif samples and self._was_full:
-            self.window = min(self._window_max, self.window + max(2, int(self.window * INCREASE)))
+            self._change(now_s, p99_ms, min(self._window_max, self.window + max(2, int(self.window * INCREASE))))
         self._was_full = False
+
+    def _change(self, now_s: float, p99_ms: float, window: int) -> None:
+        """What was queued before tells nothing of what another window does: it is decided after so long."""
+        self.window, self._changed_s = window, now_s + p99_ms / 1000

@@ -4,13 +4,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from schemas.codec import Codec
 from schemas.contract import Command, command_id, member_key
-from schemas.records import Transaction
+from schemas.records import Transaction, TransactionKind
 from streams.domain.identity import payload_hash
+from streams.domain.periods import expires_at
+from streams.domain.program import Program
 from streams.errors import ConfigurationError
 from streams.loads import plan, sources
 from streams.loads.commands import Converter, Reject
@@ -22,8 +25,9 @@ from streams.rows import Problem
 EXAMPLES_MAX = 3
 FUTURE_MS = 5 * 60_000
 """Clocks of source systems may be that much ahead."""
+GIVES = (TransactionKind.EARN, TransactionKind.ADJUST)
+SPENDS = (TransactionKind.REDEEM, TransactionKind.HOLD, TransactionKind.TRANSFER)
 ROW_INVALID, ID_TWICE = "ROW_INVALID", "ID_TWICE"
-ADVANCE_ROWS = 500
 
 
 @dataclass(slots=True)
@@ -52,6 +56,10 @@ class Report:
     first_ms: int | None = None
     last_ms: int | None = None
     future_rows: int = 0
+    expired_rows: int = 0
+    """Rows that give points whose expiry, by the row or the programme's rule, has passed: they expire as they arrive."""
+    spending_rows: int = 0
+    """Rows that take points."""
     kinds: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
     amounts_minor: Counter[str] = field(default_factory=Counter)
@@ -65,8 +73,8 @@ class Report:
         if len(rejected.examples) < EXAMPLES_MAX:
             rejected.examples.append(f"{where}: {'; '.join(one.detail for one in found)}")
 
-    def take(self, command: Command, now_ms: int) -> None:
-        """A row that is a command."""
+    def take(self, command: Command, program: Program | None, now_ms: int) -> None:
+        """A row that is a command. Without the programme's rules nothing is said of what they make of it."""
         at_ms = command.occurred_at_ms
         self.first_ms = at_ms if self.first_ms is None else min(self.first_ms, at_ms)
         self.last_ms = at_ms if self.last_ms is None else max(self.last_ms, at_ms)
@@ -77,6 +85,12 @@ class Report:
             self.points[kind] += command.points or 0
             if command.amount_minor is not None and command.currency is not None:
                 self.amounts_minor[command.currency] += command.amount_minor
+            if command.kind in SPENDS or (command.points or 0) < 0:
+                self.spending_rows += 1
+            elif command.kind in GIVES:
+                by_rule_ms = expires_at(program.expiry, program.time_zone, at_ms) if program is not None else None
+                expires_ms = command.expires_at_ms or by_rule_ms
+                self.expired_rows += expires_ms is not None and expires_ms <= now_ms
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -85,6 +99,7 @@ class Report:
             "rejected": {reason: {"rows": one.rows, "examples": one.examples} for reason, one in self.rejected.items()},
             "repeated": self.repeated, "members": self.members, "rows_of_one_member_max": self.rows_of_one_member_max,
             "out_of_order": self.out_of_order, "first": rfc_3339(self.first_ms), "last": rfc_3339(self.last_ms), "future_rows": self.future_rows,
+            "expired_rows": self.expired_rows, "spending_rows": self.spending_rows,
             "kinds": dict(self.kinds), "points": {kind: points for kind, points in self.points.items() if points},
             "amounts_minor": dict(self.amounts_minor), "unused_columns": self.unused_columns,
         }  # fmt: skip
@@ -101,6 +116,8 @@ class Question:
     program_id: str
     source_system: str
     mapping: LoadMapping
+    program: Program | None
+    """None: its rules are not known here."""
     sorts: bool
     now_ms: int
 
@@ -118,7 +135,7 @@ def validate(
     before = 0
     for number, part in enumerate(parts):
         read = _Advance(advance, report, before)
-        for one in sources.rows(part, question.mapping.layout, advance=read):
+        for one in sources.rows(part, question.mapping.layout, advance=read, on_header=partial(_check_header, question.mapping, part)):
             if isinstance(one, Problem) and one.is_fatal:
                 raise ConfigurationError(f"{part.name} {one} Nothing was sent.")
             report.rows += 1
@@ -132,15 +149,22 @@ def validate(
                 report.reject(f"{part.name} line {line}", made)
                 rejects.add(number, line, "; ".join(map(str, made)), as_json(row))
                 continue
-            report.take(made, question.now_ms)
+            report.take(made, question.program, question.now_ms)
             key = member_key(made.program_id, made.member_id)
             sorter.add(draft.rows, key, command_id(made), payload_hash(made), made.occurred_at_ms)
             draft.add(plan.Entry(number, line, made.occurred_at_ms, key, codec.encode(made), as_json(row)))
         before += part.size_bytes
     if convert.missing and report.rows:
-        raise ConfigurationError(f"No column {', '.join(map(repr, sorted(convert.missing)))}, which --mapping names. Nothing was sent.")
+        raise ConfigurationError(f"No row has {', '.join(map(repr, sorted(convert.missing)))}, which --mapping names. Nothing was sent.")
     report.unused_columns = sorted(convert.unused)
     return report, _conclude(question, report, rejects, draft, sorter, folder)
+
+
+def _check_header(mapping: LoadMapping, part: Part, header: list[str]) -> None:
+    """Said at once, not after a long file was read."""
+    missing = [name for name in mapping.named if name not in header]
+    if missing:
+        raise ConfigurationError(f"{part.name} has no column {', '.join(map(repr, missing))}, which --mapping names. Nothing was sent.")
 
 
 class _Advance:

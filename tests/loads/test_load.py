@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from schemas.codec import Codec
-from schemas.contract import member_key
-from schemas.records import Enrolment, SyncRun, Transaction, TransactionKind
+from schemas.records import Enrolment, SyncRun, Transaction
 from schemas.registry import LocalRegistry
-from streams import kafka, topics
+from streams import kafka
 from streams.settings import PREFIX, Settings
 from streams.tables import CHANGELOG_CONFIG, changelogs
 from tests.e2e import oracle, traffic
-from tests.e2e.processes import Pipeline, pipeline
+from tests.e2e.processes import Pipeline
 from tests.engine import log
 from tests.waiting import wait_until
 
