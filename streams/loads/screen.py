@@ -12,13 +12,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streams.agents.keep_accounts import WAITING_COMMANDS_MAX
 from streams.loads import store
 from streams.loads.sending import Status
 from streams.loads.store import Load
 from streams.loads.validation import Report, rfc_3339
 
 FILES_SHOWN = 5
+WAITING_COMMANDS_MAX = 1_000
+"""As the worker has it, whose module takes a second to load."""
 
 
 class Screen:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from streams.agents import keep_accounts
 from streams.cli import main
-from streams.loads import loading, store
+from streams.loads import loading, screen, store
 from streams.loads.store import Progress
 from streams.settings import Settings
 from tests.e2e.oracle import RULES_TOML
@@ -176,6 +177,10 @@ def test_progress_comes_back_as_it_was(home: Path) -> None:
     workspace.save(progress)
     assert workspace.progress() == progress
     workspace.remove()
+
+
+def test_as_many_can_wait_as_the_report_says() -> None:
+    assert screen.WAITING_COMMANDS_MAX == keep_accounts.WAITING_COMMANDS_MAX
 
 
 def shown(arguments: tuple[str, ...]) -> list[str]:
