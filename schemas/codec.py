@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import fastavro
@@ -28,6 +28,7 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class Registry(Protocol):
@@ -63,6 +64,14 @@ class Codec:
             raise ContractError("NOT_ENCODABLE", f"{name}: {error}") from error
         return out.getvalue()
 
+    def schema(self, record_type: type[Record]) -> Any:
+        """Today's schema of a record, without logical types; names that come again stand for what they named first."""
+        return self._schemas[record_type.SCHEMA]
+
+    def header(self, record_type: type[Record]) -> bytes:
+        """The first bytes of a record that was encoded by today's schema."""
+        return self._headers[record_type.SCHEMA]
+
     def decode(self, data: bytes | None, record_type: type[R]) -> R:
         """Raise ContractError with one of these reasons, and nothing else, whatever the bytes are:
 
@@ -70,6 +79,13 @@ class Codec:
         SCHEMA_MISMATCH (the schema is another record's, or cannot be resolved to ours), UNDECODABLE (the bytes break off,
         go on, or hold what the schema does not allow).
         """
+        return self._decode(data, record_type, record_type.from_avro)
+
+    def decode_fields(self, data: bytes | None, record_type: type[Record]) -> dict[str, Any]:
+        """The fields as Avro has them: dicts, lists, names of enums. Raises what `decode` raises."""
+        return self._decode(data, record_type, dict)
+
+    def _decode(self, data: bytes | None, record_type: type[Record], made: Callable[[Mapping[str, Any]], T]) -> T:
         if not data:
             raise ContractError("EMPTY", "the record has no value")
         if len(data) < HEADER.size or data[0] != MAGIC:
@@ -84,7 +100,7 @@ class Codec:
             # fastavro may hand back a short string at the end of the bytes instead of failing, and ignores what follows the record.
             if body.tell() != len(data):
                 raise ValueError(f"{len(data) - body.tell()} bytes follow the record")
-            return record_type.from_avro(value)
+            return made(value)
         except Exception as error:  # Hostile bytes make fastavro raise errors of many types.
             raise ContractError("UNDECODABLE", f"schema {schema_id}: {type(error).__name__}: {error}"[:500]) from error
 

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 from aiohttp import web
 
+from schemas.records import DeadLetterStage
+
 R = TypeVar("R")
 
 
@@ -30,6 +32,8 @@ class Receipt:
     """RETRY: the destination's own wish; None leaves it to the schedule."""
     reason: str = ""
     """REFUSED: stable code for the dead letter; empty: REFUSED."""
+    stage: DeadLetterStage = DeadLetterStage.DELIVERY
+    """REFUSED: where it failed; DECODE by a sink that decodes its records itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,16 +41,18 @@ async def run_batches(
     codec: Codec | None = None,
     health: Health | None = None,
     drain_s: float = DRAIN_S,
+    decodes: bool = True,
 ) -> None:
     """Write every record of `topic` until `stop` is set; then try what is held once more within `drain_s`, commit, return.
 
     A batch is written as soon as it has `rows_max` items, or its first one has waited `wait_max_s`. Items whose receipt is RETRY are
     tried again with back-off and hold up the ones behind them; a dead back end is waited for, in memory bounded by `outstanding_max`
-    (default: three batches). Offsets are committed after the write, or after the broker acknowledged a dead letter.
+    (default: three batches). Offsets are committed after the write, or after the broker acknowledged a dead letter. Without `decodes`,
+    items have no record: `write` decodes their values by itself, and refuses what is none.
     """
     codec = codec or open_codec(settings)
     run = _Run(settings, sink=sink, group=group, topic=topic, codec=codec, write=write, rows_max=rows_max, wait_max_s=wait_max_s,
-               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule)  # fmt: skip
+               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule, decodes=decodes)  # fmt: skip
     if health is not None:
         health.set(sink, run.intake.readiness)
     await run.until(stop, drain_s)
@@ -70,6 +72,7 @@ class _Run(Generic[R]):
         wait_max_s: float,
         outstanding_max: int,
         schedule: Schedule,
+        decodes: bool,
     ) -> None:
         self._sink = sink
         self._write = write
@@ -86,7 +89,9 @@ class _Run(Generic[R]):
         handlers = Handlers(
             received=self._received, revoked=self._revoked, outstanding=lambda: len(self._held) + len(self._poison) + self._writing
         )
-        self.intake = Intake(settings, handlers, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max)
+        self.intake = Intake(
+            settings, handlers, sink=sink, group=group, topic=topic, codec=codec, outstanding_max=outstanding_max, decodes=decodes
+        )  # fmt: skip
 
     async def until(self, stop: asyncio.Event, drain_s: float) -> None:
         self.intake.start()
@@ -186,19 +191,18 @@ class _Run(Generic[R]):
         refused = [(item, receipt) for item, receipt in zip(batch, receipts, strict=True) if receipt.verdict is Verdict.REFUSED]
         if refused:
             await self._dead_letters.send([GivenUp.refused(item, receipt) for item, receipt in refused])
-        again = []
+        finished: dict[Verdict, list[Item[R]]] = {}
         for item, receipt in zip(batch, receipts, strict=True):
-            if receipt.verdict is Verdict.RETRY:
-                again.append(item)
-            else:
-                self._finish(item, receipt.verdict)
+            finished.setdefault(receipt.verdict, []).append(item)
+        again = finished.pop(Verdict.RETRY, [])
+        for verdict, items in finished.items():
+            self._finish(items, verdict)
         return again
 
     async def _bury(self, poison: list[Poison]) -> None:
         await self._dead_letters.send([GivenUp.undecodable(one.item, one.error) for one in poison])
-        for one in poison:
-            self._finish(one.item, Verdict.REFUSED)
+        self._finish([one.item for one in poison], Verdict.REFUSED)
 
-    def _finish(self, item: Item[Any], verdict: Verdict) -> None:
-        self.intake.finish(item)
-        count_finished(self._sink, item, verdict)
+    def _finish(self, items: Sequence[Item[Any]], verdict: Verdict) -> None:
+        self.intake.finish(*items)
+        count_finished(self._sink, items, verdict)

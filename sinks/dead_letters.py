@@ -39,7 +39,7 @@ class GivenUp:
 
     @classmethod
     def refused(cls, item: Item[Any], receipt: Receipt) -> "GivenUp":
-        return cls(item, DeadLetterStage.DELIVERY, receipt.reason or receipt.verdict.value, receipt.detail)
+        return cls(item, receipt.stage, receipt.reason or receipt.verdict.value, receipt.detail)
 
 
 class DeadLetters:

@@ -65,8 +65,10 @@ class Intake(Generic[R]):
     """Reads one topic in one consumer group. `finish` each item; the lowest unfinished one bounds what is committed."""
 
     def __init__(
-        self, settings: Settings, handlers: Handlers[R], *, sink: str, group: str, topic: Topic, codec: Codec, outstanding_max: int
-    ) -> None:
+        self, settings: Settings, handlers: Handlers[R], *, sink: str, group: str, topic: Topic, codec: Codec, outstanding_max: int,
+        decodes: bool = True,
+    ) -> None:  # fmt: skip
+        """Without `decodes` items have no record, and nothing is poison: whoever handles them decodes their values."""
         self._settings = settings
         self._handlers = handlers
         self._sink = sink
@@ -75,6 +77,7 @@ class Intake(Generic[R]):
         self._topic_name = topic.name(settings.topic_prefix)
         self._codec = codec
         self._outstanding_max = outstanding_max
+        self._decodes = decodes
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         """Gets the exception if the polling thread ends by one, which is a bug."""
@@ -113,12 +116,13 @@ class Intake(Generic[R]):
         if self._thread.is_alive():
             await asyncio.wait((self._closed,), timeout=CLOSE_S)
 
-    def finish(self, item: Item[Any]) -> None:
-        """The item needs no more work. Harmless for one whose partition is another's now."""
+    def finish(self, *items: Item[Any]) -> None:
+        """The items need no more work. Harmless for those whose partition is another's now."""
         with self._lock:
-            partition = self._partitions.get(item.partition)
-            if partition is not None:
-                partition.finish(item.offset)
+            for item in items:
+                partition = self._partitions.get(item.partition)
+                if partition is not None:
+                    partition.finish(item.offset)
 
     def note_failing(self, item: Item[Any]) -> None:
         """Remember over restarts since when the item's attempts fail."""
@@ -257,7 +261,8 @@ class Intake(Generic[R]):
             "failing_since_ms": failing_since_ms,
         }
         try:
-            items.append(Item(record=self._codec.decode(value, self._topic.record), **parts))
+            record: Any = self._codec.decode(value, self._topic.record) if self._decodes else None
+            items.append(Item(record=record, **parts))
         except ContractError as error:
             poison.append(Poison(Item(record=None, **parts), error))
 

@@ -5,7 +5,7 @@ entities again. Destinations of webhooks, of which there may be thousands, have 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from schemas.codec import Codec
@@ -131,7 +131,7 @@ class _Run(Generic[R]):
         if receipt.verdict is Verdict.REFUSED:
             await self._dead_letters.send([GivenUp.refused(item, receipt)])
         self.intake.finish(item)
-        count_finished(self._sink, item, receipt.verdict)
+        count_finished(self._sink, [item], receipt.verdict)
 
     def postponed(self, item: Item[R]) -> None:
         self.intake.note_failing(item)
@@ -144,9 +144,10 @@ class _Run(Generic[R]):
             await asyncio.sleep(MEASURE_S)
 
 
-def count_finished(sink: str, item: Item[Any], verdict: Verdict) -> None:
-    """Count a finished record, and if it was delivered the time since it was recorded."""
-    metrics.SINK_RECORDS.labels(sink, verdict.value).inc()
+def count_finished(sink: str, items: Sequence[Item[Any]], verdict: Verdict) -> None:
+    """Count finished records, and if they were delivered the time since they were recorded."""
+    metrics.SINK_RECORDS.labels(sink, verdict.value).inc(len(items))
     if verdict is Verdict.DELIVERED:
-        recorded_at_ms = getattr(item.record, "recorded_at_ms", item.timestamp_ms)
-        metrics.SINK_SECONDS.labels(sink).observe(max(0.0, time.time() - recorded_at_ms / 1000))
+        now_s = time.time()
+        recorded_at_ms = (getattr(item.record, "recorded_at_ms", item.timestamp_ms) for item in items)
+        metrics.observe_all(metrics.SINK_SECONDS.labels(sink), [max(0.0, now_s - moment_ms / 1000) for moment_ms in recorded_at_ms])

@@ -1,5 +1,9 @@
 """Every Prometheus metric of the project, declared once with its help text. A process shows those it uses."""
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Counter, Gauge, Histogram
 
 # From a broker round trip to a slow delivery.
@@ -62,3 +66,23 @@ SCHEDULED_RUN_SECONDS = Histogram("loyalty_scheduled_run_seconds", "Time of a ru
 SCHEDULED_RUN_DONE = Gauge("loyalty_scheduled_run_done_timestamp_seconds", "When a job last ended well, since 1970: its freshness.", ["job"])
 SCHEDULED_RUN_DUE = Gauge("loyalty_scheduled_run_due_timestamp_seconds", "When a job is due next, since 1970; 0: it has no cadence.", ["job"])
 SYNC_BACKLOG = Gauge("loyalty_sync_backlog_records", "Records that wait for a stream's schedule, those of its sources' own included.", ["stream"])
+
+AGREEMENT_DIFFERENCES = Gauge("loyalty_agreement_differences", "Differences between copies that the last reconciliation found.", ["store", "cause"])
+AGREEMENT_DONE = Gauge("loyalty_agreement_done_timestamp_seconds", "When the last reconciliation of all copies ended, since 1970: its age.")
+
+MIRROR_LAG_SECONDS = Histogram(
+    "loyalty_mirror_lag_seconds", "From the append of a record to ClickHouse's acknowledgement of its row.", ["table"], buckets=SECONDS
+)  # fmt: skip
+MIRROR_OLDEST_SECONDS = Gauge(
+    "loyalty_mirror_oldest_seconds", "Age of the oldest record that was read and is not yet acknowledged by ClickHouse; 0: there is none.", ["table"]
+)  # fmt: skip
+
+
+def observe_all(histogram: Histogram, values: Sequence[float] | NDArray[np.float64]) -> None:
+    """Observe very many values at once. The library has one call for each, and for a batch of rows that costs more than their insert."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size:
+        counts = np.bincount(np.searchsorted(histogram._upper_bounds, numbers, side="left"), minlength=len(histogram._buckets))
+        for bucket, count in zip(histogram._buckets, counts.tolist(), strict=True):
+            bucket.inc(count)
+        histogram._sum.inc(float(numbers.sum()))

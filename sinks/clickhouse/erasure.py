@@ -5,15 +5,16 @@ their bytes would stay on the disk. A mutation costs more, so it is not made for
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
 
-from schemas.records import LoyaltyEvent, LoyaltyEventKind, MemberProfile, ProfileOperation
-from sinks.base import Item
+from schemas.records import LoyaltyEventKind, ProfileOperation
 from sinks.clickhouse.connection import QUERY_BYTES_MAX
-from sinks.clickhouse.tables import Table
+from sinks.clickhouse.tables import Fields, Table
 
 log = logging.getLogger(__name__)
 
@@ -21,30 +22,32 @@ Member = tuple[str, str]
 """program_id, member_id."""
 
 
-def member(profile: MemberProfile) -> Member:
-    return profile.program_id, profile.member_id
+def versions(of: Fields) -> list[tuple[Member, int]]:
+    """Whose each row is, and its version."""
+    members = zip(of["program_id"].to_pylist(), of["member_id"].to_pylist(), strict=True)
+    return list(zip(members, of["version"].to_pylist(), strict=True))
 
 
-def asked(items: Iterable[Item[MemberProfile]]) -> dict[Member, int]:
-    """The members whom these items erase, with the version that does it."""
-    erasures = [item.record for item in items if item.record.operation is ProfileOperation.ERASE]
-    return newest(*({member(profile): profile.version} for profile in erasures))
+def asked(of: Fields) -> dict[Member, int]:
+    """The members whom these rows erase, with the version that does it."""
+    is_erasure = pc.equal(of["operation"], ProfileOperation.ERASE.value).to_pylist()
+    return newest({member: version} for (member, version), yes in zip(versions(of), is_erasure, strict=True) if yes)
 
 
-def newest(*versions: Mapping[Member, int]) -> dict[Member, int]:
+def newest(some: Iterable[Mapping[Member, int]]) -> dict[Member, int]:
     found: dict[Member, int] = {}
-    for some in versions:
-        for one, version in some.items():
-            found[one] = max(version, found.get(one, 0))
+    for one in some:
+        for member, version in one.items():
+            found[member] = max(version, found.get(member, 0))
     return found
 
 
-def done(client: Client, table: Table, items: Sequence[Item[MemberProfile]]) -> dict[Member, int]:
-    """Those of the items' members whom the table knows as erased, with the version that did it."""
+def done(client: Client, table: Table, of: Fields) -> dict[Member, int]:
+    """Those of the rows' members whom the table knows as erased, with the version that did it."""
     found = client.query(
         f"SELECT program_id, member_id, max(version) FROM {table.name}"
         f" WHERE operation = '{ProfileOperation.ERASE.value}' AND member_id IN %(members)s GROUP BY program_id, member_id",
-        parameters={"members": sorted({item.record.member_id for item in items})},
+        parameters={"members": sorted(pc.unique(of["member_id"]).to_pylist())},
         settings={"max_query_size": QUERY_BYTES_MAX},
     )
     return {(program_id, member_id): version for program_id, member_id, version in found.result_rows}
@@ -61,9 +64,10 @@ def remove(client: Client, table: Table, erasing: Mapping[Member, int]) -> None:
     _mutate(client, table, "DELETE", older, parameters, len(erasing))
 
 
-def gone(items: Iterable[Item[LoyaltyEvent]]) -> set[Member]:
-    """The members of whom these items say that they are erased."""
-    return {(one.record.program_id, one.record.member_id) for one in items if one.record.kind is LoyaltyEventKind.MEMBER_ERASED}
+def gone(of: Fields) -> set[Member]:
+    """The members of whom these rows say that they are erased."""
+    rows = np.flatnonzero(pc.equal(of["kind"], LoyaltyEventKind.MEMBER_ERASED.value))
+    return {(of["program_id"][row].as_py(), of["member_id"][row].as_py()) for row in rows.tolist()}
 
 
 def empty_words(client: Client, table: Table, members: set[Member]) -> None:

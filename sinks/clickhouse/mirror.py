@@ -34,9 +34,9 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
         return
     waiting = ""
     codec = open_codec(settings)
-    histories = [History(settings, table) for table in TABLES]
+    histories = [History(settings, table, codec) for table in TABLES]
     # Connections of their own: a client is for one thread at a time.
-    restated = [History(settings, table) for table in TABLES if table.topic.stream in restatements.RECORDS]
+    restated = [History(settings, table, codec) for table in TABLES if table.topic.stream in restatements.RECORDS]
     try:
         async with asyncio.TaskGroup() as group:
             for history in histories:
@@ -44,7 +44,7 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
                 group.create_task(
                     run_batches(
                         settings, sink=f"clickhouse-{stream}", group=f"sink-clickhouse-{stream}", topic=history.table.topic,
-                        write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health,
+                        write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health, decodes=False,
                     )
                 )  # fmt: skip
             writes = {history.table.topic.stream: history.write for history in restated}

@@ -1,22 +1,15 @@
-"""records of the outbound topics -> rows: every table of the history that mirrors a topic. Pure."""
+"""encoded records of the outbound topics -> columns of Arrow: every table of the history that mirrors a topic. Pure."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.records import (
-    DeadLetter,
-    DeliveryAttempt,
-    DeliveryAudit,
-    DeliveryNotice,
-    LedgerEntry,
-    LotPart,
-    LoyaltyEvent,
-    MemberProfile,
-    SyncAudit,
-)
-from sinks.base import Item
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.columns import Array
 from streams import topics
 from streams.topics import Topic
 
@@ -27,9 +20,61 @@ TIME_MS_MIN, TIME_MS_MAX = -2_208_988_800_000, 10_413_791_999_999
 _TEXT = r'"(?:[^"\\]|\\.)*'
 WORDS = re.compile(rf"""("cause"\s*:\s*\{{(?:[^{{}}"]|{_TEXT}")*?"reason"\s*:\s*){_TEXT}(?:"|\\?\Z)""", re.DOTALL)
 
-Row = dict[str, Any]
-Lot = tuple[str, int, int | None]
-"""lot_id, points, expires_at in milliseconds."""
+TIME = pa.timestamp("ms", tz="UTC")
+LOTS = pa.list_(pa.struct([("lot_id", pa.string()), ("points", pa.int64()), ("expires_at", TIME)]))
+
+Columns = dict[str, Array]
+
+
+class Fields:
+    """The fields of a batch's records, by name; of records within them by `account.tier`. Notes the rows that no table can hold."""
+
+    def __init__(self, fields: Mapping[str, Array]) -> None:
+        self._fields = fields
+        self.invalid: dict[int, str] = {}
+        """Row -> what is wrong with it."""
+
+    def __getitem__(self, path: str) -> Array:
+        name, _, inner = path.partition(".")
+        array = self._fields[name]
+        return array.field(inner) if inner else array
+
+    def number(self, path: str, kind: Any) -> Array:
+        """Integers of another type than Avro's own. ClickHouse would store one that does not fit as some other number."""
+        limits = np.iinfo(kind.to_pandas_dtype())
+        kept = self._bounded(self[path], max(int(limits.min), -(2**63)), min(int(limits.max), 2**63 - 1), f"{path} does not fit {kind}")
+        return kept.cast(kind)
+
+    def time(self, path: str) -> Array:
+        """A time: what a source says, or a broken clock, may be out of range."""
+        name = path.rpartition(".")[2].removesuffix("_ms")
+        return self._bounded(self[path], TIME_MS_MIN, TIME_MS_MAX, f"{name} is not between the years 1900 and 2299").view(TIME)
+
+    def lots(self, path: str) -> Array:
+        lists = self[path]
+        points, ends = lists.values.field("points"), lists.values.field("expires_at_ms")
+        if (wrong := _outside(ends, TIME_MS_MIN, TIME_MS_MAX)) is not None:
+            rows = np.searchsorted(np.asarray(lists.offsets), np.flatnonzero(wrong), side="right") - 1
+            self.invalid |= dict.fromkeys(rows.tolist(), "expiry of a lot is not between the years 1900 and 2299")
+            ends = pc.if_else(pa.array(wrong), 0, ends)
+        lots = pa.StructArray.from_arrays([lists.values.field("lot_id"), points, ends.view(TIME)], fields=list(LOTS.value_type))
+        return pa.ListArray.from_arrays(lists.offsets, lots)
+
+    def _bounded(self, values: Array, least: int, most: int, complaint: str) -> Array:
+        wrong = _outside(values, least, most)
+        if wrong is None:
+            return values
+        self.invalid |= dict.fromkeys(np.flatnonzero(wrong).tolist(), complaint)
+        return pc.if_else(pa.array(wrong), 0, values)
+
+
+def _outside(values: Array, least: int, most: int) -> Any:
+    """Which values are out of bounds; None if none is, as almost always."""
+    found = pc.min_max(values)
+    if not found["min"].is_valid or (least <= found["min"].as_py() and found["max"].as_py() <= most):
+        return None
+    outside = pc.or_(pc.less(values, least), pc.greater(values, most))
+    return np.asarray(pc.fill_null(outside, False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,201 +83,201 @@ class Table:
 
     name: str
     topic: Topic
-    row: Callable[[Any], Row]
-    """Record -> its columns. Pure."""
+    columns: Callable[[Fields], Columns]
+    """Records -> their columns, by their names in the table. Pure."""
     erasable: bool = False
     """Its records are versions of members, and an ERASE ends all that came before it."""
     words: str = ""
     """Column with what a command's sender wrote, which may be about a person: emptied when the member is erased."""
 
 
-def _lots(lots: Sequence[LotPart]) -> list[Lot]:
-    return [(lot.lot_id, lot.points, lot.expires_at_ms) for lot in lots]
-
-
-def _ledger_entry(entry: LedgerEntry) -> Row:
+def _ledger_entry(of: Fields) -> Columns:
     return {
-        "program_id": entry.program_id,
-        "member_id": entry.member_id,
-        "entry_sequence": entry.entry_sequence,
-        "entry_id": entry.entry_id,
-        "transaction_id": entry.transaction_id,
-        "kind": entry.kind.value,
-        "points_delta": entry.points_delta,
-        "balance_after": entry.balance_after,
-        "counter_account": entry.counter_account,
-        "rule_id": entry.rule_id,
-        "reverses_transaction_id": entry.reverses_transaction_id,
-        "source_system": entry.source_system,
-        "property_id": entry.property_id,
-        "category": entry.category,
-        "reason": entry.reason,
-        "occurred_at": entry.occurred_at_ms,
-        "ingested_at": entry.ingested_at_ms,
-        "recorded_at": entry.recorded_at_ms,
-        "correlation_id": entry.correlation_id,
-        "account": entry.account,
-        "rule_version": entry.rule_version,
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "entry_sequence": of.number("entry_sequence", pa.uint64()),
+        "entry_id": of["entry_id"],
+        "transaction_id": of["transaction_id"],
+        "kind": of["kind"],
+        "points_delta": of["points_delta"],
+        "balance_after": of["balance_after"],
+        "counter_account": of["counter_account"],
+        "rule_id": of["rule_id"],
+        "reverses_transaction_id": of["reverses_transaction_id"],
+        "source_system": of["source_system"],
+        "property_id": of["property_id"],
+        "category": of["category"],
+        "reason": of["reason"],
+        "occurred_at": of.time("occurred_at_ms"),
+        "ingested_at": of.time("ingested_at_ms"),
+        "recorded_at": of.time("recorded_at_ms"),
+        "correlation_id": of["correlation_id"],
+        "account": of["account"],
+        "rule_version": of.number("rule_version", pa.uint64()),
         # An entry without hash is from before there were several accounts: its balance is the available one.
-        "available_after": entry.available_after if entry.entry_hash else entry.balance_after,
-        "lots": _lots(entry.lots),
-        "counter_member_id": entry.counter_member_id,
-        "previous_hash": entry.previous_hash,
-        "entry_hash": entry.entry_hash,
+        "available_after": pc.if_else(pc.equal(of["entry_hash"], ""), of["balance_after"], of["available_after"]),
+        "lots": of.lots("lots"),
+        "counter_member_id": of["counter_member_id"],
+        "previous_hash": of["previous_hash"],
+        "entry_hash": of["entry_hash"],
     }
 
 
-def _loyalty_event(event: LoyaltyEvent) -> Row:
+def _loyalty_event(of: Fields) -> Columns:
     return {
-        "program_id": event.program_id,
-        "member_id": event.member_id,
-        "sequence": event.sequence,
-        "event_id": event.event_id,
-        "kind": event.kind.value,
-        "status": event.account.status.value,
-        "tier": event.account.tier,
-        "available_points": event.account.available_points,
-        "qualifying_points": event.account.qualifying_points,
-        "pending_points": event.account.pending_points,
-        "held_points": event.account.held_points,
-        "debt_points": event.account.debt_points,
-        "tier_valid_until": event.account.tier_valid_until_ms,
-        "points_delta": event.points_delta,
-        "shortfall_points": event.shortfall_points,
-        "previous_tier": event.previous_tier,
-        "offer_id": event.offer_id,
-        "reward_code": event.reward_code,
-        "voucher_code": event.voucher_code,
-        "refusal": event.refusal,
-        "refusal_detail": event.refusal_detail,
-        "changed_attributes": list(event.changed_attributes),
-        "command_id": event.cause.command_id,
-        "command_stream": event.cause.stream,
-        "source_system": event.cause.source_system,
-        "command_reason": event.cause.reason,
-        "occurred_at": event.occurred_at_ms,
-        "ingested_at": event.ingested_at_ms,
-        "recorded_at": event.recorded_at_ms,
-        "correlation_id": event.correlation_id,
-        "movement": event.movement.value if event.movement else None,
-        "lots": _lots(event.lots),
-        "hold_id": event.hold_id,
-        "expires_at": event.expires_at_ms,
-        "counter_member_id": event.counter_member_id,
-        "effective_at": event.effective_at_ms,
-        "identity_type": event.identity_type,
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "sequence": of.number("sequence", pa.uint64()),
+        "event_id": of["event_id"],
+        "kind": of["kind"],
+        "status": of["account.status"],
+        "tier": of["account.tier"],
+        "available_points": of["account.available_points"],
+        "qualifying_points": of["account.qualifying_points"],
+        "pending_points": of["account.pending_points"],
+        "held_points": of["account.held_points"],
+        "debt_points": of["account.debt_points"],
+        "tier_valid_until": of.time("account.tier_valid_until_ms"),
+        "points_delta": of["points_delta"],
+        "shortfall_points": of["shortfall_points"],
+        "previous_tier": of["previous_tier"],
+        "offer_id": of["offer_id"],
+        "reward_code": of["reward_code"],
+        "voucher_code": of["voucher_code"],
+        "refusal": of["refusal"],
+        "refusal_detail": of["refusal_detail"],
+        "changed_attributes": of["changed_attributes"],
+        "command_id": of["cause.command_id"],
+        "command_stream": of["cause.stream"],
+        "source_system": of["cause.source_system"],
+        "command_reason": of["cause.reason"],
+        "occurred_at": of.time("occurred_at_ms"),
+        "ingested_at": of.time("ingested_at_ms"),
+        "recorded_at": of.time("recorded_at_ms"),
+        "correlation_id": of["correlation_id"],
+        "movement": of["movement"],
+        "lots": of.lots("lots"),
+        "hold_id": of["hold_id"],
+        "expires_at": of.time("expires_at_ms"),
+        "counter_member_id": of["counter_member_id"],
+        "effective_at": of.time("effective_at_ms"),
+        "identity_type": of["identity_type"],
     }
 
 
-def _member_profile(profile: MemberProfile) -> Row:
+def _member_profile(of: Fields) -> Columns:
     return {
-        "program_id": profile.program_id,
-        "member_id": profile.member_id,
-        "version": profile.version,
-        "operation": profile.operation.value,
-        "attributes": dict(profile.attributes),
-        "segments": list(profile.segments),
-        "external_ids": dict(profile.external_ids),
-        "status": profile.status.value,
-        "tier": profile.tier,
-        "changed": list(profile.changed),
-        "source_system": profile.source_system,
-        "valid_from": profile.valid_from_ms,
-        "ingested_at": profile.ingested_at_ms,
-        "recorded_at": profile.recorded_at_ms,
-        "correlation_id": profile.correlation_id,
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "version": of.number("version", pa.uint64()),
+        "operation": of["operation"],
+        "attributes": of["attributes"],
+        "segments": of["segments"],
+        "external_ids": of["external_ids"],
+        "status": of["status"],
+        "tier": of["tier"],
+        "changed": of["changed"],
+        "source_system": of["source_system"],
+        "valid_from": of.time("valid_from_ms"),
+        "ingested_at": of.time("ingested_at_ms"),
+        "recorded_at": of.time("recorded_at_ms"),
+        "correlation_id": of["correlation_id"],
     }
 
 
-def _sync_audit(audit: SyncAudit) -> Row:
+def _sync_audit(of: Fields) -> Columns:
     return {
-        "program_id": audit.program_id,
-        "member_id": audit.member_id,
-        "audit_id": audit.audit_id,
-        "stream": audit.stream,
-        "command_id": audit.command_id,
-        "payload_hash": audit.payload_hash,
-        "source_system": audit.source_system,
-        "source_version": audit.source_version,
-        "actor": audit.actor,
-        "result": audit.result.value,
-        "reason": audit.reason,
-        "detail": audit.detail,
-        "replayed": audit.replayed,
-        "changes": [(change.attribute, change.before, change.after) for change in audit.changes],
-        "sequence": audit.sequence,
-        "points_delta": audit.points_delta,
-        "available_points": audit.available_points,
-        "tier": audit.tier,
-        "voucher_code": audit.voucher_code,
-        "occurred_at": audit.occurred_at_ms,
-        "ingested_at": audit.ingested_at_ms,
-        "recorded_at": audit.recorded_at_ms,
-        "correlation_id": audit.correlation_id,
-        "topic": audit.topic,
-        "partition": audit.partition,
-        "offset": audit.offset,
-        "chain_number": audit.chain_number,
-        "previous_hash": audit.previous_hash,
-        "record_hash": audit.record_hash,
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "audit_id": of["audit_id"],
+        "stream": of["stream"],
+        "command_id": of["command_id"],
+        "payload_hash": of["payload_hash"],
+        "source_system": of["source_system"],
+        "source_version": of["source_version"],
+        "actor": of["actor"],
+        "result": of["result"],
+        "reason": of["reason"],
+        "detail": of["detail"],
+        "replayed": of["replayed"],
+        "changes": of["changes"],
+        "sequence": of.number("sequence", pa.uint64()),
+        "points_delta": of["points_delta"],
+        "available_points": of["available_points"],
+        "tier": of["tier"],
+        "voucher_code": of["voucher_code"],
+        "occurred_at": of.time("occurred_at_ms"),
+        "ingested_at": of.time("ingested_at_ms"),
+        "recorded_at": of.time("recorded_at_ms"),
+        "correlation_id": of["correlation_id"],
+        "topic": of["topic"],
+        "partition": of.number("partition", pa.uint16()),
+        "offset": of.number("offset", pa.uint64()),
+        "chain_number": of.number("chain_number", pa.uint64()),
+        "previous_hash": of["previous_hash"],
+        "record_hash": of["record_hash"],
     }
 
 
-def _delivery_audit(audit: DeliveryAudit) -> Row:
+def _delivery_audit(of: Fields) -> Columns:
     return {
-        "destination": audit.destination,
-        "program_id": audit.program_id,
-        "member_id": audit.member_id,
-        "sequence": audit.sequence,
-        "delivery_id": audit.delivery_id,
-        "event_id": audit.event_id,
-        "kind": audit.kind,
-        "result": audit.result.value,
-        "reason": audit.reason,
-        "status": audit.status,
-        "attempts": audit.attempts,
-        "command_id": audit.command_id,
-        "source_system": audit.source_system,
-        "changed_attributes": list(audit.changed_attributes),
-        "occurred_at": audit.occurred_at_ms,
-        "ingested_at": audit.ingested_at_ms,
-        "recorded_at": audit.recorded_at_ms,
-        "ended_at": audit.ended_at_ms,
-        "correlation_id": audit.correlation_id,
-        "chain_number": audit.chain_number,
-        "previous_hash": audit.previous_hash,
-        "record_hash": audit.record_hash,
+        "destination": of["destination"],
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "sequence": of.number("sequence", pa.uint64()),
+        "delivery_id": of["delivery_id"],
+        "event_id": of["event_id"],
+        "kind": of["kind"],
+        "result": of["result"],
+        "reason": of["reason"],
+        "status": of.number("status", pa.int32()),
+        "attempts": of.number("attempts", pa.uint32()),
+        "command_id": of["command_id"],
+        "source_system": of["source_system"],
+        "changed_attributes": of["changed_attributes"],
+        "occurred_at": of.time("occurred_at_ms"),
+        "ingested_at": of.time("ingested_at_ms"),
+        "recorded_at": of.time("recorded_at_ms"),
+        "ended_at": of.time("ended_at_ms"),
+        "correlation_id": of["correlation_id"],
+        "chain_number": of.number("chain_number", pa.uint64()),
+        "previous_hash": of["previous_hash"],
+        "record_hash": of["record_hash"],
     }
 
 
-def _delivery_attempt(attempt: DeliveryAttempt) -> Row:
+def _delivery_attempt(of: Fields) -> Columns:
     return {
-        "attempt_id": attempt.attempt_id,
-        "destination": attempt.destination,
-        "channel": attempt.channel,
-        "webhook_id": attempt.webhook_id,
-        "event_ids": list(attempt.event_ids),
-        "kind": attempt.kind,
-        "program_id": attempt.program_id,
-        "member_id": attempt.member_id,
-        "sequence": attempt.sequence,
-        "attempt": attempt.attempt,
-        "verdict": attempt.verdict.value,
-        "outcome": attempt.outcome,
-        "status": attempt.status,
-        "detail": attempt.detail,
-        "next_attempt_at": attempt.next_attempt_at_ms,
-        "url": attempt.url,
-        "peer_address": attempt.peer_address,
-        "request_headers": dict(attempt.request_headers),
-        "request_body": without_words(attempt.request_body),
-        "response_headers": dict(attempt.response_headers),
-        "response_body": without_words(attempt.response_body),
-        "appended_at": attempt.appended_at_ms,
-        "started_at": attempt.started_at_ms,
-        "duration_us": attempt.duration_us,
-        "correlation_id": attempt.correlation_id,
+        "attempt_id": of["attempt_id"],
+        "destination": of["destination"],
+        "channel": of["channel"],
+        "webhook_id": of["webhook_id"],
+        "event_ids": of["event_ids"],
+        "kind": of["kind"],
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "sequence": of.number("sequence", pa.uint64()),
+        "attempt": of.number("attempt", pa.uint32()),
+        "verdict": of["verdict"],
+        "outcome": of["outcome"],
+        "status": of.number("status", pa.uint16()),
+        "detail": of["detail"],
+        "next_attempt_at": of.time("next_attempt_at_ms"),
+        "url": of["url"],
+        "peer_address": of["peer_address"],
+        "request_headers": of["request_headers"],
+        "request_body": _without_words(of["request_body"]),
+        "response_headers": of["response_headers"],
+        "response_body": _without_words(of["response_body"]),
+        "appended_at": of.time("appended_at_ms"),
+        "started_at": of.time("started_at_ms"),
+        "duration_us": of.number("duration_us", pa.uint64()),
+        "correlation_id": of["correlation_id"],
     }
+
+
+def _without_words(bodies: Array) -> Array:
+    return pa.array([without_words(body) for body in bodies.to_pylist()], type=pa.string())
 
 
 def without_words(body: str) -> str:
@@ -240,34 +285,34 @@ def without_words(body: str) -> str:
     return WORDS.sub(r'\1"***"', body)
 
 
-def _delivery_notice(notice: DeliveryNotice) -> Row:
+def _delivery_notice(of: Fields) -> Columns:
     return {
-        "notice_id": notice.notice_id,
-        "kind": notice.kind.value,
-        "destination": notice.destination,
-        "reason": notice.reason,
-        "detail": notice.detail,
-        "program_id": notice.program_id,
-        "member_id": notice.member_id,
-        "event_id": notice.event_id,
-        "occurred_at": notice.occurred_at_ms,
+        "notice_id": of["notice_id"],
+        "kind": of["kind"],
+        "destination": of["destination"],
+        "reason": of["reason"],
+        "detail": of["detail"],
+        "program_id": of["program_id"],
+        "member_id": of["member_id"],
+        "event_id": of["event_id"],
+        "occurred_at": of.time("occurred_at_ms"),
     }
 
 
-def _dead_letter(letter: DeadLetter) -> Row:
+def _dead_letter(of: Fields) -> Columns:
     return {
-        "dead_letter_id": letter.dead_letter_id,
-        "stage": letter.stage.value,
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "processor": letter.processor,
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "key": (letter.key or b"").decode(errors="backslashreplace"),
-        "value_bytes": len(letter.value or b""),
-        "ingested_at": letter.ingested_at_ms,
-        "failed_at": letter.failed_at_ms,
+        "dead_letter_id": of["dead_letter_id"],
+        "stage": of["stage"],
+        "reason": of["reason"],
+        "detail": of["detail"],
+        "processor": of["processor"],
+        "topic": of["topic"],
+        "partition": of.number("partition", pa.uint16()),
+        "offset": of.number("offset", pa.uint64()),
+        "key": pa.array([(key or b"").decode(errors="backslashreplace") for key in of["key"].to_pylist()], type=pa.string()),
+        "value_bytes": pc.fill_null(pc.binary_length(of["value"]), 0),
+        "ingested_at": of.time("ingested_at_ms"),
+        "failed_at": of.time("failed_at_ms"),
     }
 
 
@@ -281,18 +326,3 @@ TABLES = (
     Table("delivery_notices", topics.DELIVERY_NOTICES, _delivery_notice),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
 )
-# Columns that hold a time: what a source says, or a broken clock, may be out of range.
-TIMES = frozenset({
-    "occurred_at", "ingested_at", "recorded_at", "valid_from", "failed_at", "tier_valid_until", "expires_at", "effective_at", "ended_at",
-    "appended_at", "started_at", "next_attempt_at",
-})  # fmt: skip
-
-
-def to_row(table: Table, item: Item[Any]) -> Row:
-    """The columns of a record and its place in the log. Raises ValueError for a time that ClickHouse cannot hold."""
-    row = table.row(item.record)
-    times = [(name, row[name]) for name in TIMES & row.keys()] + [("expiry of a lot", lot[2]) for lot in row.get("lots", ())]
-    for name, moment_ms in times:
-        if moment_ms is not None and not TIME_MS_MIN <= moment_ms <= TIME_MS_MAX:
-            raise ValueError(f"{name} is not between the years 1900 and 2299")
-    return row | {"source_partition": item.partition, "source_offset": item.offset}

@@ -27,6 +27,7 @@ from schemas.records import (
     SyncAudit,
 )
 from sinks.base import Item
+from tests.sinks.broker import codec
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MOMENT_MS = 1_772_366_400_000  # 2026-03-01T12:00:00Z
@@ -228,7 +229,7 @@ def dead_letter(number: int = 1, **fields: Any) -> DeadLetter:
 
 def item(record: Any, *, offset: int = 0, partition: int = 0, topic: str = "loyalty.events.v1", timestamp_ms: int = MOMENT_MS) -> Item[Any]:
     key = member_key(record.program_id, record.member_id) if getattr(record, "member_id", None) else b""
-    return Item(record=record, topic=topic, partition=partition, offset=offset, key=key, value=b"", timestamp_ms=timestamp_ms)
+    return Item(record=record, topic=topic, partition=partition, offset=offset, key=key, value=codec().encode(record), timestamp_ms=timestamp_ms)
 
 
 EVERY_KIND = {
