@@ -23,6 +23,7 @@ from schemas.records import (
     Enrolment,
     MemberOperation,
     PartitionClock,
+    ProfileChange,
     ProgramVersion,
     ProgramVersions,
     Relay,
@@ -33,14 +34,14 @@ from schemas.records import (
     WaitingCommands,
 )
 from streams import metrics, topics
-from streams.domain import budgets, desk, exchange, identities, rules
+from streams.domain import budgets, coalescing, desk, exchange, identities, rules
 from streams.domain.audit_chain import chained
 from streams.domain.book import is_remembered
 from streams.domain.desk import Received, Rows, Settlement
 from streams.domain.program import Program, in_force
 from streams.domain.suspension import barred
 from streams.engine import Input, Outgoing, Poison, Unit
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, ContractError
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class KeepAccounts:
         self._rows = Rows(outcomes=tables.outcomes, vouchers=tables.vouchers)
         self._parsed: dict[tuple[int, str], tuple[ProgramVersions, tuple[Program, ...]]] = {}
         self._streams = {topic.name(prefix): topic for topic in topics.SOURCES}
+        # Where a change that travels with another one has waited: its place is there.
+        self._streams |= {waiting.name(prefix): topics.BY_STREAM[waiting.stream.removeprefix(topics.SCHEDULED_PREFIX)] for waiting in topics.SCHEDULED}
         self._events, self._entries, self._profiles, self._audit, self._dead_letters = (topic.name(prefix) for topic in topics.OUTBOUND)
         self._relays = topics.RELAYS.name(prefix)
         handlers = {topics.RELAYS.stream: self._relay, topics.TICKS.stream: self._tick, topics.PROGRAMS.stream: self._take_rules}
@@ -142,6 +145,13 @@ class KeepAccounts:
         if refusal is not None:
             self._send_dead_letter(one, DeadLetterStage.CONTRACT, *refusal, unit)
             return
+        earlier = next((value for name, value in one.headers if name == topics.EARLIER), None)
+        if earlier is None:
+            self._decide(one, command, unit)
+        else:
+            self._decide_together([*self._earlier(one, earlier, unit), one], unit)
+
+    def _decide(self, one: Input, command: Command, unit: Unit) -> None:
         received = self._received(one, command)
         if identities.is_address(command.member_id):
             self._addressed(one, command, received, unit)
@@ -157,6 +167,54 @@ class KeepAccounts:
                 self._send(desk.refuse_erased(waited, self._clock_ms()), None, waited, unit)
         if isinstance(command, Enrolment) and settlement.audit is not None and settlement.audit.result is CommandResult.APPLIED:
             self._release(one.partition, one.key or b"", unit)
+
+    def _earlier(self, one: Input, header: bytes, unit: Unit) -> list[Input]:
+        """The changes that travel with a record that has waited for its schedule, each as it came. What is none is a dead letter."""
+        topic = self._streams[one.topic]
+        try:
+            found = self._codec.decode(header, WaitingCommands).commands
+        except ContractError as error:
+            self._send_dead_letter(one, DeadLetterStage.DECODE, error.reason, f"header {topics.EARLIER}: {error.detail}", unit)
+            return []
+        earlier = []
+        for carried in found:
+            correlation = (("correlation_id", carried.correlation_id.encode()),) if carried.correlation_id else ()
+            # It is ingested with the record that carries it: the log's time does not go back.
+            alone = replace(one, topic=carried.topic, partition=carried.partition, offset=carried.offset, value=carried.value, headers=correlation)
+            if self._streams.get(carried.topic) is not topic or carried.partition != one.partition:
+                self._send_dead_letter(one, DeadLetterStage.CONTRACT, "EARLIER_INVALID", f"{topics.EARLIER} is from another stream or partition", unit)
+                continue
+            try:
+                alone = replace(alone, record=self._codec.decode(carried.value, topic.record))
+            except ContractError as error:
+                self._send_dead_letter(alone, DeadLetterStage.DECODE, error.reason, error.detail, unit)
+                continue
+            refusal = self._check(alone, alone.record)
+            if refusal is None:
+                earlier.append(alone)
+            else:
+                self._send_dead_letter(alone, DeadLetterStage.CONTRACT, *refusal, unit)
+        return earlier
+
+    def _decide_together(self, inputs: list[Input], unit: Unit) -> None:
+        """Changes of one member, told as one where that can be; else each for itself, in their order."""
+        last = inputs[-1]
+        key = last.key or b""
+        account = self._tables.accounts.get(key)
+        are_plain = all(isinstance(one.record, ProfileChange) and one.record.status is None for one in inputs)
+        if account is None or not are_plain or identities.is_address(last.record.member_id) or not coalescing.may_be_settled(account):
+            for one in inputs:
+                self._decide(one, one.record, unit)
+            return
+        settlement, audits = coalescing.settle(
+            account, [self._received(one, one.record) for one in inputs], rows=self._rows,
+            programs=self._versions(last.partition, last.record.program_id), clock_ms=self._now().now_ms, recorded_at_ms=self._clock_ms(),
+        )  # fmt: skip
+        self._store(key, account, settlement)
+        self._send(settlement, None, None, unit)
+        for audit in audits:
+            _decided(audit.stream, audit.result.value, audit.replayed).inc()
+            self._send_audit(audit, unit)
 
     def _received(self, one: Input, command: Command | None) -> Received:
         return Received(

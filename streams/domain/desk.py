@@ -120,7 +120,7 @@ def settle(
     if account is None and trespassed:
         return _not_enrolled(book, received, command, digest, own_key, mastering.told(trespassed), recorded_at_ms)
     effect = ledger.Effect()
-    answer = _decide(book, command, effect, trespassed)
+    answer = decide(book, command, effect, trespassed)
     return conclude(book, received, command, digest, own_key, answer, effect, own_from, recorded_at_ms, before=account)
 
 
@@ -221,7 +221,7 @@ def finish(book: Book, audit: SyncAudit | None, recorded_at_ms: int, before: Acc
     )
 
 
-def _decide(book: Book, command: Command, effect: ledger.Effect, trespassed: Sequence[tuple[str, str]]) -> Refusal | CommandResult | None:
+def decide(book: Book, command: Command, effect: ledger.Effect, trespassed: Sequence[tuple[str, str]]) -> Refusal | CommandResult | None:
     """The answer to a command that was not decided before: None if it is applied. Only an enrolment can do without an account."""
     if book.opened is not None and book.opened.status is MemberStatus.ERASED:
         return Refusal.MEMBER_ERASED

@@ -121,6 +121,22 @@ def decide_change(book: Book, command: ProfileChange) -> Refusal | CommandResult
     return None
 
 
+def adopt(book: Book, after: Account, source_system: str) -> None:
+    """Tell as one change what several of one source have made of the profile."""
+    before = book.account
+    book.record(OriginsNoted(origins=after.origins, source_system=source_system, version=after.source_versions.get(source_system)))
+    names = sorted(name for name in before.attributes.keys() | after.attributes.keys() if before.attributes.get(name) != after.attributes.get(name))
+    if before.segments != after.segments:
+        names.append(SEGMENTS)
+    kinds = before.external_ids.keys() | after.external_ids.keys()
+    names += sorted(EXTERNAL_IDS + kind for kind in kinds if before.external_ids.get(kind) != after.external_ids.get(kind))
+    if names:
+        changed = tuple(names)
+        book.record(ProfileChanged(attributes=after.attributes, segments=after.segments, external_ids=after.external_ids, changed=changed))
+        _tell_identities(book, before.external_ids, after.external_ids)
+        book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=changed))
+
+
 def _is_news(book: Book, known: Mapping[str, AttributeOrigin], command: ProfileChange, name: str) -> bool:
     account = book.account
     said: Word

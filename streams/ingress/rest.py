@@ -116,7 +116,8 @@ class _Desk:
         self._authorise(command)
         decision = self._parts.decisions.expect(correlation_id) if self._wait_s else None
         try:
-            return _Taken(correlation_id, self._parts.send(command, correlation_id), decision)
+            sent = self._parts.send(command, correlation_id)
+            return _Taken(correlation_id, sent, None if sent.waits else decision)
         except BaseException:
             self._parts.decisions.forget(correlation_id)
             raise
@@ -126,7 +127,7 @@ class _Desk:
         try:
             about = await self._parts.acknowledged(taken.sent, self._token.name)
             if taken.decision is None:
-                return 202, {"status": "accepted"} | about
+                return 202, {"status": "scheduled" if taken.sent.waits else "accepted"} | about
             try:
                 async with asyncio.timeout_at(self._until_s):
                     audit = await taken.decision

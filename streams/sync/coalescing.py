@@ -5,15 +5,14 @@ them, with the others in its header `earlier`. The worker decides each of them a
 (streams/domain/coalescing.py). Everything else travels as it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schemas.codec import Codec
 from schemas.records import ProfileChange, WaitingCommand, WaitingCommands
+from streams import topics
 from streams.errors import ContractError
 
-EARLIER = "earlier"
-"""Header: the changes that come before the record's own, as WaitingCommands in wire format."""
 TOGETHER_MAX = 100
 TOGETHER_BYTES_MAX = 300_000
 """Of what travels together: well below Kafka's limit of 1 MB for a record."""
@@ -67,13 +66,8 @@ def headers(outgoing: Outgoing, codec: Codec) -> list[tuple[str, bytes]]:
     *earlier, own = outgoing.members
     found = [("correlation_id", own.correlation_id.encode())] if own.correlation_id else []
     if earlier:
-        found.append((EARLIER, codec.encode(WaitingCommands(commands=tuple(map(_carried, earlier))))))
+        found.append((topics.EARLIER, codec.encode(WaitingCommands(commands=tuple(map(_carried, earlier))))))
     return found
-
-
-def carried(header: bytes, codec: Codec) -> Sequence[WaitingCommand]:
-    """What the header `earlier` holds. Raises ContractError."""
-    return codec.decode(header, WaitingCommands).commands
 
 
 def _carried(one: Waiting) -> WaitingCommand:

@@ -38,6 +38,10 @@ class SyncControlLog:
         self._configuration = configuration
         self._newest: dict[tuple[SyncControlKind, str], SyncControl] = {}
         self._callbacks: list[Callable[[], None]] = []
+        self._cadences: dict[tuple[str, Cadence], Cadence] = {}
+        """As they were read since the last change: they are asked for with every command."""
+        self._documents: dict[str, dict[str, Any]] = {}
+        """Of DRAINED, likewise."""
         self._follower = LogFollower(settings, topics.SYNC_CONTROL, self._take)
 
     def start(self) -> None:
@@ -71,6 +75,12 @@ class SyncControlLog:
 
     def cadence(self, name: str, default: Cadence = REALTIME) -> Cadence:
         """How often a stream or job goes: as was said at run time, else as the configuration file says, else `default`."""
+        found = self._cadences.get((name, default))
+        if found is None:
+            found = self._cadences[name, default] = self._read_cadence(name, default)
+        return found
+
+    def _read_cadence(self, name: str, default: Cadence) -> Cadence:
         record = self.record(SyncControlKind.CADENCE, name)
         if record is not None:
             try:
@@ -90,22 +100,29 @@ class SyncControlLog:
         return sorted({*names.INBOUND, *filter(names.is_inbound, named)})
 
     def schedule_of(self, stream: str, source_system: str) -> str:
-        """Whose schedule a command waits for: the source's own if it has one, else the stream's; empty: it does not wait.
+        """Which schedule counts for commands of a source: the source's own if it has one, else the stream's."""
+        own = f"{stream}/{source_system}"
+        return own if self._is_named(own) else stream
 
-        What goes back to real time waits until all that waited before it has gone on.
-        """
-        for name in (f"{stream}/{source_system}", stream):
-            is_named = self.record(SyncControlKind.CADENCE, name) is not None or name in self._configuration.sync
-            if not self.cadence(name).is_realtime or self.is_draining(name):
-                return name
-            if is_named:
-                return ""
-        return ""
+    def _is_named(self, name: str) -> bool:
+        """Whether the configuration file or an operator has a cadence for it."""
+        return name in self._configuration.sync or self.record(SyncControlKind.CADENCE, name) is not None
 
-    def is_draining(self, name: str) -> bool:
-        """Whether commands of a schedule may still wait although it is back to real time. DRAINED's document tells."""
-        record = self.record(SyncControlKind.DRAINED, name)
-        return record is not None and not json.loads(record.document)["drained"]
+    def is_drained(self, name: str) -> bool:
+        """Whether a schedule has had nothing left that waits since it is off, or has never been on."""
+        return self._drained(name).get("drained", True) is True
+
+    def read_to(self, name: str) -> dict[int, int] | None:
+        """Of the topic where a schedule's commands wait: partition -> the offset before which all have gone on. None: none has ever waited."""
+        found = self._drained(name)
+        return {int(number): offset for number, offset in found.get("read_to", {}).items()} if found else None
+
+    def _drained(self, name: str) -> dict[str, Any]:
+        found = self._documents.get(name)
+        if found is None:
+            record = self.record(SyncControlKind.DRAINED, name)
+            found = self._documents[name] = json.loads(record.document) if record is not None else {}
+        return found
 
     # Writers: they return when the broker has it. All raise UnavailableError.
 
@@ -124,8 +141,10 @@ class SyncControlLog:
     async def end_request(self, name: str, *, changed_by: str) -> None:
         await self._write(SyncControlKind.REQUEST, name, None, changed_by)
 
-    async def set_drained(self, name: str, drained: bool, *, changed_by: str) -> None:
-        await self._write(SyncControlKind.DRAINED, name, {"drained": drained}, changed_by)
+    async def set_drained(self, name: str, read_to: Mapping[int, int] | None, *, changed_by: str) -> None:
+        """`read_to`: how far what waited has gone on, by partition; None: something may wait from now on."""
+        content = {"drained": read_to is not None, "read_to": {str(number): offset for number, offset in (read_to or {}).items()}}
+        await self._write(SyncControlKind.DRAINED, name, content, changed_by)
 
     async def _write(self, kind: SyncControlKind, name: str, content: Mapping[str, Any] | None, changed_by: str) -> int:
         newest = self._newest.get((kind, name))
@@ -158,5 +177,7 @@ class SyncControlLog:
                 log.warning("sync.control_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
                 continue
             self._newest[record.kind, record.name] = record
+        self._cadences.clear()
+        self._documents.clear()
         for callback in self._callbacks:
             callback()

@@ -89,6 +89,14 @@ class FlushJob:
         except KafkaException as error:
             raise self._error(error) from error
 
+    async def read_to(self) -> dict[int, int]:
+        """Partition -> the offset before which all has gone on. Raises UnavailableError."""
+        try:
+            async with self._asking:
+                return await asyncio.to_thread(self._committed)
+        except KafkaException as error:
+            raise self._error(error) from error
+
     async def backlog(self) -> Backlog:
         """What waits for this schedule alone, by reading it. Raises UnavailableError."""
         try:
@@ -145,6 +153,12 @@ class FlushJob:
         if self._asker is None:
             self._asker = kafka.consumer(self._settings, self._group)
         return sum(high - begin for begin, high in _unread(self._asker, self._staging, self._settings.kafka_partitions).values())
+
+    def _committed(self) -> dict[int, int]:
+        if self._asker is None:
+            self._asker = kafka.consumer(self._settings, self._group)
+        wanted = [TopicPartition(self._staging, number) for number in range(self._settings.kafka_partitions)]
+        return {one.partition: max(0, one.offset) for one in self._asker.committed(wanted, timeout=ASK_TIMEOUT_S)}
 
     def _is_ours(self, message: Message) -> bool:
         wanted = _header(message, SCHEDULE) or self._stream

@@ -28,7 +28,7 @@ async def rows(parts: Any, now_ms: int) -> list[dict[str, Any]]:
         is_scheduled = name not in names.INBOUND_REALTIME
         backlog = await FlushJob(name, parts.settings, parts.codec, parts.control.inbound_names).backlog() if is_scheduled else None
         row = _row(parts, name, "inbound", names.SYNC + name, Cadence(), now_ms)
-        if parts.control.is_draining(name) and row["mode"] == "realtime":
+        if not parts.control.is_drained(name) and row["mode"] == "realtime":
             row["mode"] = "draining"
         if backlog is not None:
             row |= {"backlog": backlog.records, "oldest_at": _time(backlog.oldest_ms), "lag_s": _seconds(backlog.oldest_ms, now_ms)}

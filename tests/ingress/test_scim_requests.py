@@ -89,7 +89,8 @@ class Ledger:
     def forget(self, correlation_id: str) -> None:
         self._waiting.pop(correlation_id, None)
 
-    def send(self, command: Command, correlation_id: str) -> str:
+    def send(self, command: Command, correlation_id: str, *, at_once: bool) -> str:
+        assert at_once, "SCIM answers with what was decided: it cannot wait for a schedule"
         self.commands.append(command)
         program: Program = CONFIGURATION.programs[command.program_id]
         shell = self.shells.setdefault((command.program_id, command.member_id), Shell(program=program))

@@ -443,7 +443,7 @@ async def _decide(request: web.Request, client: Client, command: Enrolment | Pro
         raise UnavailableError("too many requests wait for a decision")
     try:
         async with asyncio.timeout(DECISION_TIMEOUT_S):
-            await parts.acknowledged(parts.send(command, correlation_id), client.token.name)
+            await parts.acknowledged(parts.send(command, correlation_id, at_once=True), client.token.name)
             audit = await decision
             if audit.result in (CommandResult.APPLIED, CommandResult.SUPERSEDED):
                 return await _account_at(request, client, command.member_id, audit.sequence or 0)
