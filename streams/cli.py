@@ -20,8 +20,9 @@ from streams.errors import ConfigurationError, LoyaltyError
 ELSEWHERE = {
     "up": ("infra.up", "up", "Start the embedded stack and the pipeline; stop them with Ctrl-C."),
     "sql": ("infra.sql", "sql", "Query the history in ClickHouse."),
+    "balance": ("streams.as_of.command", "balance", "What members had at any moment, by what had happened or what was known."),
     "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),
-    "reconcile": ("streams.reconciliation.command", "reconcile", "Compare the members with a source's export, and say why they differ."),
+    "reconcile": ("streams.reconciliation.command", "reconcile", "Compare all copies, or a source's export, with each other; say why they differ, and mend it."),
     "load": ("streams.loads.command", "load", "Load the history of another system, beside live traffic."),
     "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
     "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),

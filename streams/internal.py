@@ -31,7 +31,7 @@ def add_routes(web_app: web.Application, settings: Settings, running: Sequence[A
     """Serve /internal/waiting, /internal/identities and /internal/accounts. 401 without the internal token, 503 starting; `running` holds the app once it runs.
 
     `GET /internal/waiting?program=&limit=&after=`: `waiting_page`. `GET /internal/identities/{program}/{kind}/{value}`: {"member_id"},
-    404 if the id leads to nobody, 421 if another worker owns the id's partition. `GET /internal/accounts?partition=&after=&limit=`:
+    404 if the id leads to nobody, 421 if another worker owns the id's partition. `GET /internal/accounts?partition=&start=&limit=`:
     `accounts_page`, 421 if another worker owns the partition.
     """
 
@@ -63,18 +63,17 @@ def add_routes(web_app: web.Application, settings: Settings, running: Sequence[A
         numbers = [query.get(name, "") for name in ("partition", "limit")]
         if not all(number.isascii() and number.isdigit() for number in numbers) or not 1 <= int(numbers[1]) <= ACCOUNTS_MAX:
             return web.json_response({"error": f"partition must be a number, limit one from 1 to {ACCOUNTS_MAX}"}, status=400)
-        return await answer(request, lambda app: accounts_page(app, int(numbers[0]), int(numbers[1]), query.get("after", "")))
+        return await answer(request, lambda app: accounts_page(app, int(numbers[0]), int(numbers[1]), query.get("start", "")))
 
     web_app.router.add_get("/internal/waiting", waiting)
     web_app.router.add_get("/internal/accounts", accounts)
     web_app.router.add_get("/internal/identities/{program}/{kind}/{value:[^/]+}", identity)
 
 
-def accounts_page(app: App, partition: int, limit: int, after: str) -> bytes:
-    """Committed accounts of a partition as they are stored, in the order of their keys, from the first one behind the key `after` on: for each
-    LENGTHS, the key, the value. Fewer than `limit` rows: there are no more. Raises KeyError for a partition of another worker, StateFailed."""
-    start = after.encode() + b"\0" if after else b""
-    with closing(app.partitions.rows(partition).scan("accounts", start, None)) as rows:
+def accounts_page(app: App, partition: int, limit: int, start: str) -> bytes:
+    """Committed accounts of a partition as they are stored, in the order of their keys, from the key `start` on: for each LENGTHS, the key,
+    the value. Fewer than `limit` rows: there are no more. Raises KeyError for a partition of another worker, StateFailed."""
+    with closing(app.partitions.rows(partition).scan("accounts", start.encode(), None)) as rows:
         return b"".join(LENGTHS.pack(len(key), len(value)) + key + value for key, value in islice(rows, limit))
 
 

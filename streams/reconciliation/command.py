@@ -1,31 +1,43 @@
 """`loyalty reconcile ...`: what the stores hold beside each other, for people and for programs."""
 
-import csv
 import getpass
-import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from schemas.contract import STATUSES_SETTABLE
-from streams.errors import ConfigurationError, LoyaltyError
+from streams.agreement.command import OPTIONS, compare
+from streams.reconciliation.printing import EXIT_DIFFERENCES, failures_told, progress, writer
 
-EXIT_DIFFERENCES, EXIT_CONFIGURATION, EXIT_FAILED = 1, 2, 3
 STATUSES = [status.value for status in STATUSES_SETTABLE]
 
 
-@click.group()
-def reconcile() -> None:
-    """Compare what stores hold, and say why they differ."""
+def _with(options: Any) -> Any:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.group(invoke_without_command=True)
+@_with(OPTIONS)
+@click.pass_context
+def reconcile(context: click.Context, program_id: str | None, member_id: str | None, **given: Any) -> None:
+    """Compare all copies of every member's points and profile: tables, changelog, journal, ClickHouse, Redis, destinations.
+
+    With a subcommand: another store beside ours. Exit code 0: no difference, but for what waits; 1: there are some; 2: something must be mended
+    in the options or the settings; 3: a server failed, or a store could not be compared.
+    """
+    if context.invoked_subcommand is None:
+        compare(program_id, member_id, **given)
 
 
 @reconcile.command()
@@ -61,17 +73,17 @@ def source(export: str, program_id: str, source: str, export_format: str | None,
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     console = Console(stderr=True)
-    with _failures_told(), tempfile.TemporaryDirectory(prefix="loyalty-reconcile-") as folder:
+    with failures_told(), tempfile.TemporaryDirectory(prefix="loyalty-reconcile-") as folder:
         question = Question(
             program_id=program_id, source=source, export=export, export_format=export_format or "", mapping=mapping.read(mapping_file, _table(given)),
             all_attributes=all_attributes, ignore_versions=ignore_versions,
         )  # fmt: skip
         run = Comparison(settings.load(), question, Path(folder), sends=repair, correlation_id=f"reconcile:{_user()}:{secrets.token_hex(4)}")
         try:
-            with _progress(console) as advance:
+            with progress(console) as advance:
                 run.load(advance)
                 mask = Mask(run.policy.program, show)
-                write = _writer(as_json, as_csv)
+                write = writer(as_json, as_csv, _line)
                 for one in run.differences(advance("compare")):
                     write(_row(one, mask))
         finally:
@@ -95,32 +107,6 @@ def _table(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if value}
 
 
-@contextmanager
-def _failures_told() -> Iterator[None]:
-    try:
-        yield
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"loyalty reconcile: {problem}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
-    except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty reconcile: {error}", err=True)
-        sys.exit(EXIT_FAILED)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True
-    ) as progress:  # fmt: skip
-
-        def step(name: str) -> Callable[[int, int], None]:
-            task = progress.add_task(name, total=None)
-            return lambda done, total: progress.update(task, completed=done, total=total)
-
-        yield step
-
-
 def _row(one: Any, mask: Any) -> dict[str, Any]:
     origin = one.origin
     return {
@@ -129,22 +115,6 @@ def _row(one: Any, mask: Any) -> dict[str, Any]:
         "event_id": origin.event_id if origin is not None else None, "event_source": origin.source_system if origin is not None else None,
         "explanation": one.explanation, "repair": one.repair,
     }  # fmt: skip
-
-
-def _writer(as_json: bool, as_csv: bool) -> Callable[[dict[str, Any]], None]:
-    if as_json:
-        return lambda row: click.echo(json.dumps(row, ensure_ascii=False))
-    if not as_csv:
-        return lambda row: click.echo(_line(row))
-    out: list[Any] = []
-
-    def write(row: dict[str, Any]) -> None:
-        if not out:
-            out.append(csv.DictWriter(click.get_text_stream("stdout"), list(row), lineterminator="\n"))
-            out[0].writeheader()
-        out[0].writerow(row)
-
-    return write
 
 
 def _line(row: dict[str, Any]) -> str:

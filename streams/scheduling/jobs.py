@@ -8,7 +8,7 @@ from streams.configuration import Configuration
 from streams.scheduling.job import Job
 from streams.settings import Settings
 
-FACTORIES: tuple[str, ...] = ()
+FACTORIES: tuple[str, ...] = ("streams.agreement.job:jobs",)
 """`module:function`, imported when they are needed."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from streams.cli import main
-from streams.reconciliation import command
+from streams.reconciliation import command, printing
 from streams.reconciliation.comparison import Difference, Kind, Mask
 from tests.reconciliation.test_comparison import origin, program
 
@@ -23,7 +23,7 @@ ROWS = [command._row(one, Mask(program())) for one in DIFFERENCES]
 
 
 def written(capsys: pytest.CaptureFixture[str], *, as_json: bool = False, as_csv: bool = False) -> str:
-    write = command._writer(as_json, as_csv)
+    write = printing.writer(as_json, as_csv, command._line)
     for row in ROWS:
         write(row)
     return capsys.readouterr().out
