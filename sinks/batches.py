@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from schemas.codec import Codec
 from sinks.base import Health, Item, Receipt, Verdict, Write
 from sinks.dead_letters import DeadLetters, GivenUp
+from sinks.hold import Hold
 from sinks.intake import Handlers, Intake, Poison
 from sinks.runner import DRAIN_S, count_finished
 from sinks.schedule import Schedule
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+HELD_LOOK_S = 0.5  # How late an instant, or a change of the cadence, is noticed.
 REMIND_S = 60.0  # A write that keeps failing says so this often.
 
 
@@ -42,17 +45,19 @@ async def run_batches(
     health: Health | None = None,
     drain_s: float = DRAIN_S,
     decodes: bool = True,
+    hold: Hold | None = None,
 ) -> None:
     """Write every record of `topic` until `stop` is set; then try what is held once more within `drain_s`, commit, return.
 
     A batch is written as soon as it has `rows_max` items, or its first one has waited `wait_max_s`. Items whose receipt is RETRY are
     tried again with back-off and hold up the ones behind them; a dead back end is waited for, in memory bounded by `outstanding_max`
     (default: three batches). Offsets are committed after the write, or after the broker acknowledged a dead letter. Without `decodes`,
-    items have no record: `write` decodes their values by itself, and refuses what is none.
+    items have no record: `write` decodes their values by itself, and refuses what is none. `hold` says which items are due; the others wait,
+    uncommitted.
     """
     codec = codec or open_codec(settings)
     run = _Run(settings, sink=sink, group=group, topic=topic, codec=codec, write=write, rows_max=rows_max, wait_max_s=wait_max_s,
-               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule, decodes=decodes)  # fmt: skip
+               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule, decodes=decodes, hold=hold)  # fmt: skip
     if health is not None:
         health.set(sink, run.intake.readiness)
     await run.until(stop, drain_s)
@@ -73,12 +78,14 @@ class _Run(Generic[R]):
         outstanding_max: int,
         schedule: Schedule,
         decodes: bool,
+        hold: Hold | None,
     ) -> None:
         self._sink = sink
         self._write = write
         self._rows_max = rows_max
         self._wait_max_s = wait_max_s
         self._schedule = schedule
+        self._hold = hold
         self._dead_letters = DeadLetters(settings, codec, processor=sink, schedule=schedule)
         self._held: deque[Item[R]] = deque()
         self._poison: deque[Poison] = deque()
@@ -135,11 +142,34 @@ class _Run(Generic[R]):
             await self._gather_batch(stop)
             if self._poison:
                 await self._bury([self._poison.popleft() for _ in range(len(self._poison))])
-            batch = [self._held.popleft() for _ in range(min(self._rows_max, len(self._held)))]
+            batch = self._take_due()
             if batch:
                 await self._write_whole(batch, stop)
-            if stop.is_set() and (self._writing or not (self._held or self._poison)):
+                await self._slow_down(len(batch), stop)
+            if stop.is_set() and (self._writing or not batch or not (self._held or self._poison)):
                 return
+            if not batch and self._held:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), HELD_LOOK_S)
+
+    def _take_due(self) -> list[Item[R]]:
+        """The next batch: of what is held the first that is due."""
+        until_ms = self._hold.due_until_ms(time.time_ns() // 1_000_000) if self._hold is not None else None
+        if until_ms is None:
+            return [self._held.popleft() for _ in range(min(self._rows_max, len(self._held)))]
+        batch: list[Item[R]] = []
+        rest: deque[Item[R]] = deque()
+        for item in self._held:
+            (batch if item.timestamp_ms < until_ms and len(batch) < self._rows_max else rest).append(item)
+        self._held = rest
+        return batch
+
+    async def _slow_down(self, rows: int, stop: asyncio.Event) -> None:
+        """Wait as long as so many rows take at the rate of the hold."""
+        rate = self._hold.rate_max_per_s if self._hold is not None else None
+        if rate is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), rows / rate)
 
     async def _gather_batch(self, stop: asyncio.Event) -> None:
         if stop.is_set():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from functools import partial
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -14,11 +15,14 @@ from sinks.clickhouse import migrations, retention
 from sinks.clickhouse.connection import connect
 from sinks.clickhouse.history import History
 from sinks.clickhouse.tables import TABLES
+from sinks.hold import Hold
 from sinks.schedule import Schedule
 from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.errors import UnavailableError
 from streams.settings import Settings
+from streams.sync import names
+from streams.sync.control import SyncControlLog
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ ROWS_MAX = 10_000  # ClickHouse prefers few large inserts; this one takes some 5
 WAIT_MAX_S = 1.0  # At low load analysts see a row after this, and each table gets one insert a second at most.
 
 
-async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health: Health) -> None:
+async def run(settings: Settings, configuration: Configuration, stop: asyncio.Event, health: Health) -> None:
     """Migrate the database, then mirror every topic of TABLES until `stop` is set. Raises ConfigurationError for a changed migration."""
     waiting = "clickhouse: has not answered yet"
     health.set("clickhouse", lambda: waiting)
@@ -34,6 +38,8 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
         return
     waiting = ""
     codec = open_codec(settings)
+    control = SyncControlLog(settings, codec, configuration)
+    control.start()
     histories = [History(settings, table, codec) for table in TABLES]
     # Connections of their own: a client is for one thread at a time.
     restated = [History(settings, table, codec) for table in TABLES if table.topic.stream in restatements.RECORDS]
@@ -45,6 +51,7 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
                     run_batches(
                         settings, sink=f"clickhouse-{stream}", group=f"sink-clickhouse-{stream}", topic=history.table.topic,
                         write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health, decodes=False,
+                        hold=Hold(partial(control.cadence, names.HISTORY + stream)) if names.HISTORY + stream in names.OUTBOUND else None,
                     )
                 )  # fmt: skip
             writes = {history.table.topic.stream: history.write for history in restated}
@@ -52,6 +59,7 @@ async def run(settings: Settings, _: Configuration, stop: asyncio.Event, health:
     finally:
         for history in (*histories, *restated):
             history.close()
+        await control.close()
 
 
 async def _migrate_when_available(settings: Settings, stop: asyncio.Event) -> bool:

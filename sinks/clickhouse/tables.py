@@ -316,6 +316,25 @@ def _dead_letter(of: Fields) -> Columns:
     }
 
 
+def _sync_run(of: Fields) -> Columns:
+    return {
+        "run_id": of["run_id"],
+        "job": of["job"],
+        "trigger": of["trigger"],
+        "result": of["result"],
+        "detail": of["detail"],
+        "attempt": of.number("attempt", pa.uint32()),
+        "cadence": of["cadence"],
+        "requested_by": of["requested_by"],
+        "scheduled_for": of.time("scheduled_for_ms"),
+        "started_at": of.time("started_at_ms"),
+        "ended_at": of.time("ended_at_ms"),
+        "rows": of["rows"],
+        "counts": of["counts"],
+        "due_after": of.time("due_after_ms"),
+    }
+
+
 TABLES = (
     Table("ledger_entries", topics.LEDGER_ENTRIES, _ledger_entry),
     Table("loyalty_events", topics.EVENTS, _loyalty_event, words="command_reason"),
@@ -325,4 +344,5 @@ TABLES = (
     Table("delivery_attempts", topics.DELIVERY_ATTEMPTS, _delivery_attempt),
     Table("delivery_notices", topics.DELIVERY_NOTICES, _delivery_notice),
     Table("dead_letters", topics.DEAD_LETTERS, _dead_letter),
+    Table("sync_runs", topics.SYNC_RUNS, _sync_run),
 )

@@ -21,6 +21,7 @@ from streams.toml_reader import TomlReader
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 EVERY_S_MIN, EVERY_S_MAX = 1.0, 31 * 86_400.0
+LOOK_BACK_MS_MAX = 2 * 366 * 86_400_000
 KEYS = frozenset({"realtime", "every", "cron", "time_zone", "window", "rate_max_per_s"})
 _EVERY = re.compile(r"(\d{1,9})\s*([smhd])")
 _WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-3]):([0-5]\d)")
@@ -53,6 +54,20 @@ class Cadence:
                 return begins_ms
         due_ms = self._due_ms(after_ms)
         return due_ms if self.is_open(due_ms) else self._opens_ms(due_ms)
+
+    def last_ms(self, at_ms: int) -> int:
+        """The newest instant that is not after that time; 0 if there was none for two years. In real time: that time itself."""
+        if self.is_realtime:
+            return at_ms
+        back_ms = 1000
+        while self.next_ms(at_ms - back_ms) > at_ms:
+            back_ms *= 2
+            if back_ms > LOOK_BACK_MS_MAX:
+                return 0
+        last_ms = self.next_ms(at_ms - back_ms)
+        while (following_ms := self.next_ms(last_ms)) <= at_ms:
+            last_ms = following_ms
+        return last_ms
 
     def _due_ms(self, at_ms: int, *, is_before: bool = False) -> int:
         """The first instant after that time, or the last one that is not after it; whatever the window is."""

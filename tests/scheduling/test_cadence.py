@@ -59,6 +59,9 @@ def test_instants_follow_each_other_and_do_not_depend_on_where_one_looks_from(wa
     assert wanted.next_ms(first) > first
     # From anywhere between, the same one is next: a scheduler that starts later neither skips nor invents one.
     assert wanted.next_ms((after_ms + first) // 2) == first or (after_ms + first) // 2 == first
+    # Backward, too: it is the last one from its own time on until the next.
+    if wanted.cron != "0 0 29 2 *":
+        assert wanted.last_ms(first) == first == wanted.last_ms(wanted.next_ms(first) - 1)
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -24,7 +24,10 @@ from schemas.records import (
     MemberStatus,
     NoticeKind,
     ProfileOperation,
+    RunResult,
+    RunTrigger,
     SyncAudit,
+    SyncRun,
 )
 from sinks.base import Item
 from tests.sinks.broker import codec
@@ -223,6 +226,26 @@ def dead_letter(number: int = 1, **fields: Any) -> DeadLetter:
         "value": b"\x00\xff\x00",
         "ingested_at_ms": MOMENT_MS,
         "failed_at_ms": MOMENT_MS + number,
+        **fields,
+    })  # fmt: skip
+
+
+def sync_run(number: int = 1, **fields: Any) -> SyncRun:
+    return SyncRun(**{
+        "run_id": f"report/liability@{MOMENT_MS + number}",
+        "job": "report/liability",
+        "trigger": RunTrigger.SCHEDULE,
+        "result": RunResult.DONE,
+        "detail": "",
+        "attempt": 1,
+        "cadence": "cron 45 3 * * *",
+        "requested_by": "",
+        "scheduled_for_ms": MOMENT_MS + number,
+        "started_at_ms": MOMENT_MS + 100 + number,
+        "ended_at_ms": MOMENT_MS + 2000 + number,
+        "rows": 10 * number,
+        "counts": {"months": number},
+        "due_after_ms": MOMENT_MS + 10**8,
         **fields,
     })  # fmt: skip
 

@@ -8,9 +8,11 @@ import pytest
 
 from sinks.base import Item, Receipt, Verdict
 from sinks.batches import run_batches
+from sinks.hold import Hold
 from sinks.schedule import Schedule
 from streams import kafka as kafka_clients
 from streams import topics
+from streams.scheduling.cadence import REALTIME, Cadence
 from streams.settings import Settings
 from tests.sinks.broker import codec, dead_letters, fill, left_to_commit, running, until, until_committed
 from tests.sinks.examples import event
@@ -121,3 +123,18 @@ async def test_a_stop_writes_what_is_held_once_more(settings: Settings) -> None:
         stop.set()
         await until(lambda: len(back_end.written) == 5)
     assert left_to_commit(settings, "sink-batch", topics.EVENTS) == 0
+
+
+async def test_what_is_not_due_waits_in_the_log_and_a_change_of_the_cadence_counts_at_once(settings: Settings) -> None:
+    back_end, cadence = BackEnd(), [Cadence(every_s=31 * 86_400)]
+    fill(settings, topics.EVENTS, [event(n) for n in range(1, 26)])
+    async with running(batches(settings, back_end, rows_max=10, hold=Hold(lambda: cadence[0]))):
+        await until(lambda: left_to_commit(settings, "sink-batch", topics.EVENTS) == 25)
+    assert back_end.written == [], "a stop writes nothing that is not due"
+    async with running(batches(settings, back_end, rows_max=10, hold=Hold(lambda: cadence[0]))):
+        cadence[0] = Cadence(every_s=1, rate_max_per_s=100)
+        await until_committed(settings, "sink-batch")
+        cadence[0] = REALTIME
+        fill(settings, topics.EVENTS, [event(26)])
+        await until(lambda: len(back_end.written) == 26)
+    assert back_end.written == [f"m-1/{n}" for n in range(1, 27)]

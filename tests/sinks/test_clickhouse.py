@@ -14,7 +14,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, DataError, OperationalError
 
 from schemas.columns import ColumnDecoder
-from schemas.records import AccountSnapshot, Cause, CommandResult, EntryKind, LoyaltyEventKind, MemberStatus
+from schemas.records import AccountSnapshot, Cause, CommandResult, EntryKind, LoyaltyEventKind, MemberStatus, RunResult
 from sinks import clickhouse, main
 from sinks.base import Verdict
 from sinks.clickhouse import TABLES, History, erasure, migrations
@@ -43,6 +43,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "delivery_attempts": [*(examples.delivery_attempt(n) for n in range(1, 10)), *(examples.failed_attempt(n) for n in range(1, 10))],
     "delivery_notices": [examples.delivery_notice(1), examples.delivery_notice(2, program_id=None, member_id=None, event_id=None)],
     "dead_letters": [examples.dead_letter(n) for n in range(5)],
+    "sync_runs": [examples.sync_run(1), examples.sync_run(2, counts={}, result=RunResult.FAILED, detail="it is not ready")],
 }
 
 
