@@ -9,11 +9,14 @@ from aiohttp import web
 
 from schemas.contract import ADDRESS, ID_CHARACTERS_MAX, Problem
 from schemas.records import Account, AttributeOrigin, Lot
+from streams.as_of import query
+from streams.as_of.query import Moment
 from streams.domain.identities import is_address, parts_of
 from streams.domain.origins import by_name
 from streams.domain.program import Program
 from streams.domain.tiers import outlook, qualifying_at
 from streams.errors import UnavailableError
+from streams.history import Reader, instant_ms
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
 from streams.ingress.parts import CORRELATION_ID, PARTS
@@ -22,15 +25,19 @@ from streams.ingress.problems import ProblemError, invalid
 log = logging.getLogger(__name__)
 
 SCOPE = "members:read"
+MOMENT_NAMES = ("as_of", "recorded_as_of")
 SEQUENCE_DIGITS_MAX = 18
 ADDED_POINTS = ("pending_points", "held_points", "debt_points")
 """A cache that an older version has filled does not have them."""
 
 
 async def get_balance(request: web.Request) -> web.Response:
-    """The newest balance, from Redis or, if that does not have it or is older than `min_sequence`, from its owner."""
+    """The newest balance, from Redis or, if that does not have it or is older than `min_sequence`, from its owner; or, with `as_of` or
+    `recorded_as_of`, that of a moment, from ClickHouse."""
     accounts = request.app[PARTS].accounts
     program_id, member_id = await _named(request)
+    if (moment := _moment(request)) is not None:
+        return await _as_of(request, program_id, member_id, moment)
     least = _min_sequence(request)
     try:
         cached = await accounts.from_cache(program_id, member_id)
@@ -41,6 +48,34 @@ async def get_balance(request: web.Request) -> web.Response:
         return _json(program_id, member_id, _from_cache(cached))
     account = await accounts.from_owner(program_id, member_id)
     return _json(program_id, member_id, _balance(_known(account, least)))
+
+
+async def _as_of(request: web.Request, program_id: str, member_id: str, moment: Moment) -> web.Response:
+    async with Reader(request.app[PARTS].settings) as history:
+        until = [row async for row in history.rows(query.mirrored())]
+        found = [query.named(row) async for row in history.rows(query.balances(moment, program=program_id, member=member_id))]
+    if not found:
+        raise ProblemError(404, "not-a-member")
+    row = found[0]
+    return _json(program_id, member_id, {
+        "as_of": _time(moment.effective_ms), "recorded_as_of": _time(moment.recorded_ms), "status": row["status"], "tier": row["tier"],
+        **{name: row[name] for name in query.POINTS}, "entries": row["entries"], "last_entry_sequence": row["last_entry_sequence"],
+        "last_recorded_at": format_time(row["last_recorded_at_ms"]) if row["entries"] else None, "mirrored_until": format_time(until[0][0]),
+        "source": "history",
+    })  # fmt: skip
+
+
+def _moment(request: web.Request) -> Moment | None:
+    times: dict[str, int | None] = dict.fromkeys(MOMENT_NAMES)
+    for name in MOMENT_NAMES:
+        if name in request.query:
+            try:
+                times[name] = instant_ms(request.query[name])
+            except ValueError as error:
+                raise invalid(Problem("TIME_INVALID", name, "must be RFC 3339 with an offset, or a day, between 1970 and 2100")) from error
+    if not any(name in request.query for name in MOMENT_NAMES):
+        return None
+    return Moment(effective_ms=times["as_of"], recorded_ms=times["recorded_as_of"])
 
 
 async def get_member(request: web.Request) -> web.Response:
