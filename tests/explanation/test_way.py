@@ -1,0 +1,81 @@
+"""`loyalty explain` on a real ClickHouse: every id of an event leads to the same way, in the order of time."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sinks import clickhouse
+from sinks.clickhouse import TABLES, History
+from streams.explanation import way
+from streams.explanation.command import explain
+from streams.history import Reader
+from streams.settings import Settings
+from tests.sinks import examples
+from tests.sinks.examples import MOMENT_MS, item
+
+pytestmark = pytest.mark.stack
+
+NOBODY = "127.0.0.1:1"
+RECORDS: dict[str, Callable[[int], list[Any]]] = {
+    "sync_audit": lambda number: [examples.audit(number, ingested_at_ms=MOMENT_MS + 1000 + number, correlation_id=f"c-{number}")],
+    "ledger_entries": lambda number: [examples.ledger_entry(number)],
+    "loyalty_events": lambda number: [examples.event(number)],
+    "delivery_attempts": lambda number: [
+        examples.failed_attempt(number, started_at_ms=MOMENT_MS + 3000 + number, attempt=1),
+        examples.delivery_attempt(number, started_at_ms=MOMENT_MS + 4000 + number, webhook_id=f"batch-{number}"),
+    ],
+    "delivery_audit": lambda number: [examples.delivery_audit(number, ended_at_ms=MOMENT_MS + 4500 + number)],
+}
+
+
+@pytest.fixture(scope="module")
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    made = make_settings(kafka_bootstrap_servers=NOBODY, redis_url=f"redis://{NOBODY}", attempt_retention_days=0)  # The examples are from long ago.
+    clickhouse.migrate(made)
+    for _ in range(2):  # What is read again shows once.
+        for name, make in RECORDS.items():
+            history = History(made, next(table for table in TABLES if table.name == name))
+            records = [record for number in (1, 2, 3) for record in make(number)]
+            history.write_now([item(record, offset=number, partition=0) for number, record in enumerate(records)])
+            history.close()
+    return made
+
+
+def explained(settings: Settings, identifier: str, program: str | None = None) -> dict[str, Any]:
+    async def read() -> dict[str, Any]:
+        async with Reader(settings) as history:
+            return await way.explain(history, identifier, program, 5)
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("identifier", ["t-2", "c-2", "grand-m-1-2", "batch-2"])
+def test_every_id_leads_to_the_whole_way(settings: Settings, identifier: str) -> None:
+    [found] = explained(settings, identifier)["ways"]
+    assert (found["program_id"], found["member_id"], found["command_id"], found["total_ms"]) == ("grand", "m-1", "t-2", 3500)
+    assert [(one["step"], one["after_ms"]) for one in found["steps"]] == [
+        ("received", 0), ("posted", 1000), ("told", 0), ("attempted", 1000), ("attempted", 1000), ("concluded", 500),
+    ]  # fmt: skip
+    assert [one["row"]["attempt"] for one in found["steps"] if one["step"] == "attempted"] == [1, 2]
+
+
+def test_a_member_is_the_newest_of_her_commands(settings: Settings) -> None:
+    found = explained(settings, "m-1")
+    assert [one["command_id"] for one in found["ways"]] == ["t-3", "t-2", "t-1"]
+    assert found["mirrored_until_ms"] == MOMENT_MS + 2003
+    assert explained(settings, "m-1", "staff")["ways"] == []
+
+
+def test_what_people_and_programs_see(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.settings.load", lambda: settings)
+    shown = CliRunner().invoke(explain, ["t-2"])
+    assert shown.exit_code == 0
+    for words in ("loyalty.transactions.v1[0]@2", "+10 available against issued", "earn of version 2", "503 RETRY", "crm: DELIVERED after 2 attempts"):
+        assert words in shown.output
+    as_json = CliRunner().invoke(explain, ["t-2", "--json"])
+    assert json.loads(as_json.output) == explained(settings, "t-2")
+    assert CliRunner().invoke(explain, ["it's \\ none"]).exit_code == 1
