@@ -25,11 +25,15 @@ STEPS = {
 }
 """Step -> its rows of one command, in the order in which they came about."""
 _FINDERS = (
-    "SELECT program_id, member_id, command_id, recorded_at FROM sync_audit WHERE command_id = {id:String} OR correlation_id = {id:String}",
-    "SELECT program_id, member_id, transaction_id AS command_id, recorded_at FROM ledger_entries WHERE transaction_id = {id:String} OR entry_id = {id:String}",
-    "SELECT program_id, member_id, command_id, recorded_at FROM loyalty_events WHERE event_id = {id:String} OR event_id IN"
+    "SELECT program_id, member_id, command_id, recorded_at FROM sync_audit WHERE command_id = {id:String}",
+    "SELECT program_id, member_id, command_id, recorded_at FROM sync_audit WHERE correlation_id = {id:String}",
+    "SELECT program_id, member_id, transaction_id AS command_id, recorded_at FROM ledger_entries WHERE transaction_id = {id:String}",
+    "SELECT program_id, member_id, transaction_id AS command_id, recorded_at FROM ledger_entries WHERE entry_id = {id:String}",
+    "SELECT program_id, member_id, command_id, recorded_at FROM loyalty_events WHERE event_id = {id:String}",
+    "SELECT program_id, member_id, command_id, recorded_at FROM loyalty_events WHERE event_id IN"
     " (SELECT arrayJoin(event_ids) FROM delivery_attempts WHERE webhook_id = {id:String})",
 )
+"""Each by one index: ClickHouse uses none for two columns joined by OR."""
 _OF_MEMBER = "SELECT program_id, member_id, command_id, recorded_at FROM loyalty_events WHERE member_id = {id:String}"
 
 
