@@ -34,7 +34,7 @@ def retention_days(topic: Topic) -> int:
     return int(topic.config["retention.ms"]) // DAY_MS
 
 
-INBOUND_DAYS = max(retention_days(topic) for topic in topics.INBOUND)
+INBOUND_DAYS = max(retention_days(topic) for topic in (*topics.INBOUND, *topics.SCHEDULED))
 
 REMAINS = {
     "ledger": "Points, postings and vouchers under the member's number, as long as the books are kept. Their sums and hashes are what they were.",

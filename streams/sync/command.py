@@ -49,7 +49,7 @@ def runs(name: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        module.show_runs(rows)
+        module.show_runs(rows, int(time.time() * 1000))
 
 
 @sync.command("set")

@@ -1,17 +1,20 @@
 """Control, runs and topics -> what `loyalty sync` shows."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.table import Table
 
 from schemas.records import SyncControlKind, SyncRun
 from streams import kafka
+from streams.errors import UnavailableError
 from streams.scheduling import plan
-from streams.scheduling.cadence import Cadence
+from streams.scheduling.cadence import Cadence, window_text
 from streams.scheduling.runs import Standing
 from streams.sync import names
 from streams.sync.flush import BACKLOG_RECORDS_MAX, FlushJob
@@ -33,9 +36,9 @@ async def rows(parts: Any, now_ms: int) -> list[dict[str, Any]]:
         if backlog is not None:
             row |= {"backlog": backlog.records, "oldest_at": _time(backlog.oldest_ms), "lag_s": _seconds(backlog.oldest_ms, now_ms)}
         found.append(row)
-    for name in [*names.OUTBOUND_REALTIME, *names.OUTBOUND]:
-        row = _row(parts, name, "outbound", name, Cadence(), now_ms)
-        found.append(row | {"backlog": await asyncio.to_thread(_unwritten, parts, name)})
+    outbound = [*names.OUTBOUND_REALTIME, *names.OUTBOUND]
+    unwritten = await asyncio.to_thread(_unwritten, parts, outbound)
+    found += [_row(parts, name, "outbound", name, Cadence(), now_ms) | {"backlog": unwritten[name]} for name in outbound]
     for name, job in parts.jobs.items():
         found.append(_row(parts, names.of_job(name), "job", name, job.default, now_ms))
     return found
@@ -45,14 +48,18 @@ def _row(parts: Any, name: str, kind: str, job: str, default: Cadence, now_ms: i
     cadence = parts.control.cadence(name, default)
     standing: Standing = parts.run_log.standings.get(job, Standing())
     since_ms = parts.control.since_ms(name) or (0 if standing.planned else now_ms)
-    following = plan.due(cadence, standing.planned, since_ms=since_ms, now_ms=now_ms) if not name.startswith(names.HISTORY) else None
+    if name.startswith(names.HISTORY):
+        next_ms = None if cadence.is_realtime else cadence.next_ms(now_ms)
+    else:
+        following = plan.due(cadence, standing.planned, since_ms=since_ms, now_ms=now_ms)
+        next_ms = following.at_ms if following is not None else None
     mode = "realtime" if cadence.is_realtime else "every" if cadence.every_s is not None else "cron"
     return {
-        "name": name, "kind": kind, "mode": mode, "cadence": str(cadence), "window": cadence.window is not None and str(cadence).split(", ")[1] or None,
+        "name": name, "kind": kind, "mode": mode, "cadence": str(cadence), "window": window_text(cadence.window) if cadence.window is not None else None,
         "rate_max_per_s": cadence.rate_max_per_s,
         "set_by": record.changed_by if (record := parts.control.record(SyncControlKind.CADENCE, name)) else "file" if name in parts.configuration.sync else "",
         "last": run_row(standing.last) if standing.last is not None else None,
-        "next_at": _time(following.at_ms) if following is not None else None,
+        "next_at": _time(next_ms),
         "backlog": None, "oldest_at": None, "lag_s": None,
     }  # fmt: skip
 
@@ -94,60 +101,73 @@ def run_row(run: SyncRun) -> dict[str, Any]:
 def show(found: list[dict[str, Any]], now_ms: int) -> None:
     """A table for people."""
     table = Table(title=f"Streams and jobs at {datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC", title_justify="left")
-    for column in ("name", "how often", "last run", "result", "rows", "next run", "waits", "oldest"):
-        table.add_column(column, justify="right" if column in ("rows", "waits", "oldest") else "left", overflow="fold")
+    for column in ("name", "how often", "last run", "rows", "next run", "waits"):
+        is_number = column in ("rows", "waits")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=column == "name" or is_number, min_width=8 if column != "rows" else 4)
     kind = None
     for row in found:
         if kind not in (None, row["kind"]):
             table.add_section()
         kind, last = row["kind"], row["last"]
-        result = f"[{STYLES.get(last['result'], '')}]{last['result']}[/]" if last else ""
+        ran = f"{_short(last['ended_at'], now_ms)} [{STYLES.get(last['result'], 'dim')}]{last['result']}[/]" if last else ""
         how = row["cadence"] if row["mode"] != "draining" else f"{row['cadence']} [yellow](draining)[/]"
         waits = "" if row["backlog"] is None else f"{row['backlog']:,}{'+' if row['backlog'] >= BACKLOG_RECORDS_MAX else ''}"
-        oldest = "" if row["lag_s"] is None else _duration(row["lag_s"])
-        table.add_row(
-            row["name"], how, _short(last and last["ended_at"]), result, str(last["rows"]) if last else "", _short(row["next_at"]), waits, oldest
-        )
+        oldest = "" if row["lag_s"] is None else f", {_duration(row['lag_s'])}"
+        table.add_row(row["name"], how, ran, f"{last['rows']:,}" if last else "", _short(row["next_at"], now_ms), waits + oldest)
     Console().print(table)
 
 
-def show_runs(found: list[dict[str, Any]]) -> None:
+def show_runs(found: list[dict[str, Any]], now_ms: int) -> None:
     """A table for people."""
     table = Table(title="Runs", title_justify="left")
     for column in ("ended", "job", "why", "due", "result", "rows", "seconds", "detail"):
-        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", no_wrap=column == "job")
     for row in found:
-        counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items())
+        counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items() if count)
         attempt = f" (attempt {row['attempt']})" if row["attempt"] > 1 else ""
         why = row["trigger"].lower() + (f" {row['requested_by']}" if row["requested_by"] else "") + attempt
-        result = f"[{STYLES.get(row['result'], '')}]{row['result']}[/]"
+        result = f"[{STYLES.get(row['result'], 'dim')}]{row['result']}[/]"
         detail = "; ".join(part for part in (row["detail"], counts) if part)
-        table.add_row(_short(row["ended_at"]), row["job"], why, _short(row["scheduled_for"]), result, f"{row['rows']:,}", f"{row['seconds']:.1f}", detail)
+        ended, due = _short(row["ended_at"], now_ms), _short(row["scheduled_for"], now_ms)
+        table.add_row(ended, row["job"], why, due, result, f"{row['rows']:,}", f"{row['seconds']:.1f}", detail)
     Console().print(table)
 
 
-def _unwritten(parts: Any, name: str) -> int:
-    """Records of an outbound stream that its sink has not written yet."""
-    group, topic = names.sink_of(name)
-    consumer: Consumer = kafka.consumer(parts.settings, group)
+def _unwritten(parts: Any, outbound: Sequence[str]) -> dict[str, int]:
+    """Records of outbound streams that their sinks have not written yet. Raises UnavailableError."""
+    admin = AdminClient(kafka.client_config(parts.settings))
+    prefix, numbers = parts.settings.topic_prefix, range(parts.settings.kafka_partitions)
+    wanted, asked = {}, {}
+    for name in outbound:
+        group, topic = names.sink_of(name)
+        wanted[name] = [TopicPartition(topic.name(prefix), number) for number in numbers]
+        request = [ConsumerGroupTopicPartitions(f"{prefix}.{group}", wanted[name])]
+        asked[name] = admin.list_consumer_group_offsets(request, request_timeout=ASK_TIMEOUT_S)
+    every = {place for places in wanted.values() for place in places}
     try:
-        found = 0
-        topic_name = topic.name(parts.settings.topic_prefix)
-        wanted = [TopicPartition(topic_name, number) for number in range(parts.settings.kafka_partitions)]
-        for one in consumer.committed(wanted, timeout=ASK_TIMEOUT_S):
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic_name, one.partition), timeout=ASK_TIMEOUT_S)
-            found += max(0, high - max(low, one.offset))
+        firsts, ends = (
+            {place: future.result().offset for place, future in admin.list_offsets(dict.fromkeys(every, spec), request_timeout=ASK_TIMEOUT_S).items()}
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        )
+        found = {}
+        for name, futures in asked.items():
+            read = {one.partition: one.offset for future in futures.values() for one in future.result().topic_partitions}
+            found[name] = sum(max(0, ends[place] - max(firsts[place], read.get(place.partition, 0))) for place in wanted[name])
         return found
-    finally:
-        consumer.close()
+    except KafkaException as error:
+        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={parts.settings.kafka_bootstrap_servers}: {error}") from error
 
 
 def _time(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at_ms else None
 
 
-def _short(text: str | None) -> str:
-    return "" if text is None else f"{text[5:10]} {text[11:19]}"
+def _short(text: str | None, now_ms: int) -> str:
+    """The time of today in UTC; of another day, with its date."""
+    if text is None:
+        return ""
+    today = datetime.fromtimestamp(now_ms / 1000, UTC).date().isoformat()
+    return text[11:19] if text.startswith(today) else f"{text[5:10]} {text[11:16]}"
 
 
 def _seconds(since_ms: int | None, now_ms: int) -> float | None:

@@ -72,7 +72,7 @@ def test_a_merged_number_counts_as_well() -> None:
 
 
 def test_the_times_that_are_told_are_those_of_the_topics() -> None:
-    assert (places.INBOUND_DAYS, places.CHANGELOG_DAYS, places.PROFILES_DAYS) == (30, 2, 10)
+    assert (places.INBOUND_DAYS, places.CHANGELOG_DAYS, places.PROFILES_DAYS) == (90, 2, 10)
     assert places.REMAINS["dead letters"].endswith(" 90 days.") and places.REMAINS["webhook inbox"].endswith(" 7 days.")
     week_ms = str(7 * topics.DAY_MS)
     assert (topics.PROFILES.config["min.compaction.lag.ms"], topics.PROFILES.config["max.compaction.lag.ms"]) == (week_ms, week_ms)
