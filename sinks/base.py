@@ -51,6 +51,8 @@ class Item(Generic[R]):
     attempt: int = 1
     failing_since_ms: int | None = None
     """When the first of its failed attempts was, also before a restart."""
+    follows: int | None = None
+    """Offset behind the record that was read before it: what lies between, if anything, was no record. None: not known."""
 
 
 class Health:

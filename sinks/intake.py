@@ -246,7 +246,10 @@ class Intake(Generic[R]):
     def _take_in(self, message: Message, number: int, offset: int, items: list[Item[R]], poison: list[Poison]) -> None:
         with self._lock:
             partition = self._partitions.get(number)
-            if partition is None or not partition.add(offset):
+            if partition is None:
+                return
+            follows = partition.follows
+            if not partition.add(offset):
                 return
             failing_since_ms = partition.failing_since_ms(offset)
         value = message.value()
@@ -259,6 +262,7 @@ class Intake(Generic[R]):
             "timestamp_ms": message.timestamp()[1],
             "headers": {str(name): content or b"" for name, content in cast(Any, message.headers() or ())},
             "failing_since_ms": failing_since_ms,
+            "follows": follows,
         }
         try:
             record: Any = self._codec.decode(value, self._topic.record) if self._decodes else None
@@ -274,10 +278,10 @@ class Intake(Generic[R]):
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         known = self._read_commits(consumer, assigned) if assigned else []
-        before = {tp.partition: offsets.decode(tp.offset, tp.metadata) for tp in known if not tp.error}
+        before = {tp.partition: Offsets(offsets.decode(tp.offset, tp.metadata), self._begin(consumer, tp)) for tp in known if not tp.error}
         with self._lock:
             for tp in assigned:
-                self._partitions[tp.partition] = Offsets(before.get(tp.partition, offsets.Progress()))
+                self._partitions[tp.partition] = before.get(tp.partition, Offsets())
         consumer.incremental_assign(assigned)
         if self._paused:
             consumer.pause(assigned)
@@ -297,6 +301,16 @@ class Intake(Generic[R]):
                     # Without the commits' metadata some records are delivered once more, that is all.
                     self._complain("read commits", error)
                     return []
+
+    def _begin(self, consumer: Consumer, committed: TopicPartition) -> int | None:
+        """Where reading begins: at the commit, or where the log does if it was cut off beyond it. None: not known."""
+        if committed.offset < 0:
+            return None
+        try:
+            return max(committed.offset, consumer.get_watermark_offsets(TopicPartition(self._topic_name, committed.partition), timeout=ANSWER_S)[0])
+        except KafkaException as error:
+            self._complain("read the log's begin", error)
+            return None
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._commit(consumer, wait=True)

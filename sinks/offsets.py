@@ -32,8 +32,10 @@ class Progress:
 class Offsets:
     """Which records of one partition are under way. Offsets are added in the order of the log, which has gaps."""
 
-    def __init__(self, before: Progress = Progress()) -> None:
+    def __init__(self, before: Progress = Progress(), committed: int | None = None) -> None:
+        """`committed`: where whoever read before has come to, if it is known."""
         self._before = before
+        self._committed = committed
         self._unfinished: dict[int, int | None] = {}
         self._next = 0  # Where reading goes on; 0: nothing was read yet.
 
@@ -43,6 +45,11 @@ class Offsets:
     @property
     def next_offset(self) -> int:
         return self._next
+
+    @property
+    def follows(self) -> int | None:
+        """Offset behind the last record that was read, by this reader or the one before; None: not known."""
+        return self._next or self._committed
 
     def add(self, offset: int) -> bool:
         """Note that a record was read; False if it needs no work: it is under way, or was finished before a restart."""

@@ -6,6 +6,7 @@ so that a second terminal needs no configuration. What the environment says alwa
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -60,9 +61,15 @@ class Settings:
     clickhouse_username: str = _setting("default", "ClickHouse user.")
     clickhouse_password: str = _secret(doc="ClickHouse password.")
     clickhouse_database: str = _setting("loyalty", "Database that holds the history.")
+    clickhouse_cluster: str = _setting(
+        "", "Cluster of ClickHouse's on whose replicas the history is; empty: one server. Its macros must name shard and replica."
+    )  # fmt: skip
     clickhouse_ca_file: str = _setting("", "PEM file of the authority that signed ClickHouse's certificate; empty: the system's.")
 
     audit_retention_days: int = _setting(2555, "Days that ClickHouse keeps the audit and destinations' notices; 0: for ever. The sink sets it at its start.")
+    report_recompute_days: int = _setting(
+        35, "Months that reach into so many last days are made again with each refresh of a report; older ones only when something came late for them."
+    )
     attempt_retention_days: int = _setting(30, "Days that ClickHouse keeps attempts to deliver; 0: for ever. The sink sets it at its start.")
 
     delivery_attempts_max: int = _setting(4_000, "Most attempts to deliver webhooks that one process has under way at once, over all destinations.")
@@ -191,6 +198,8 @@ def _problems(settings: Settings) -> list[str]:
             out.append(f"{PREFIX}KAFKA_SASL_USERNAME is required with {settings.kafka_security_protocol}.")
     url("schema_registry_url", ("http", "https"))
     url("clickhouse_url", ("http", "https"))
+    if not re.fullmatch(r"[\w.-]*", settings.clickhouse_cluster, re.ASCII):
+        out.append(f"{PREFIX}CLICKHOUSE_CLUSTER must be a name of letters, digits, '.', '_' and '-', not {settings.clickhouse_cluster!r}.")
     url("redis_url", ("redis", "rediss"))
     counts = ("kafka_partitions", "delivery_attempts_max", "kafka_replication_factor", "worker_batch_records_max", "worker_state_memory_mib")
     for name in (*counts, "worker_session_timeout_s", "transaction_timeout_s"):
@@ -199,6 +208,8 @@ def _problems(settings: Settings) -> list[str]:
     for name in ("audit_retention_days", "attempt_retention_days"):
         if not 0 <= getattr(settings, name) <= RETENTION_DAYS_MAX:
             out.append(f"{PREFIX}{name.upper()} must be 0, for ever, or up to {RETENTION_DAYS_MAX} days, not {getattr(settings, name)}.")
+    if not 1 <= settings.report_recompute_days <= RETENTION_DAYS_MAX:
+        out.append(f"{PREFIX}REPORT_RECOMPUTE_DAYS must be from 1 to {RETENTION_DAYS_MAX} days, not {settings.report_recompute_days}.")
     if settings.worker_standby_copies < 0:
         out.append(f"{PREFIX}WORKER_STANDBY_COPIES must be 0 or more, not {settings.worker_standby_copies}.")
     if settings.worker_record_bytes_max < 10_000:

@@ -14,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from schemas.records import LoyaltyEventKind, ProfileOperation
 from sinks.clickhouse.connection import QUERY_BYTES_MAX
+from sinks.clickhouse.migrations import render
 from sinks.clickhouse.tables import Fields, Table
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def done(client: Client, table: Table, of: Fields) -> dict[Member, int]:
     return {(program_id, member_id): version for program_id, member_id, version in found.result_rows}
 
 
-def remove(client: Client, table: Table, erasing: Mapping[Member, int]) -> None:
+def remove(client: Client, table: Table, erasing: Mapping[Member, int], cluster: str = "") -> None:
     """Take all versions before these out of the table."""
     older = "member_id IN %(members)s AND version < transform(concat(program_id, '/', member_id), %(keys)s, %(versions)s, 0)"
     parameters = {
@@ -61,7 +62,7 @@ def remove(client: Client, table: Table, erasing: Mapping[Member, int]) -> None:
         "keys": [f"{program_id}/{member_id}" for program_id, member_id in erasing],
         "versions": list(erasing.values()),
     }
-    _mutate(client, table, "DELETE", older, parameters, len(erasing))
+    _mutate(client, table, "DELETE", older, parameters, len(erasing), cluster)
 
 
 def gone(of: Fields) -> set[Member]:
@@ -70,19 +71,20 @@ def gone(of: Fields) -> set[Member]:
     return {(of["program_id"][row].as_py(), of["member_id"][row].as_py()) for row in rows.tolist()}
 
 
-def empty_words(client: Client, table: Table, members: set[Member]) -> None:
+def empty_words(client: Client, table: Table, members: set[Member], cluster: str = "") -> None:
     """Take the senders' words out of all events of these members.
 
     They become an empty text and not NULL: where ClickHouse puts a NULL, the bytes of before stay under it, and are written again with
     every part that follows.
     """
     named = f"(program_id, member_id) IN %(members)s AND {table.words} != ''"
-    _mutate(client, table, f"UPDATE {table.words} = ''", named, {"members": sorted(members)}, len(members))
+    _mutate(client, table, f"UPDATE {table.words} = ''", named, {"members": sorted(members)}, len(members), cluster)
 
 
-def _mutate(client: Client, table: Table, change: str, where: str, parameters: Mapping[str, Any], members: int) -> None:
+def _mutate(client: Client, table: Table, change: str, where: str, parameters: Mapping[str, Any], members: int, cluster: str) -> None:
     values, settings = dict(parameters), {"max_query_size": QUERY_BYTES_MAX}
     if client.query(f"SELECT 1 FROM {table.name} WHERE {where} LIMIT 1", parameters=values, settings=settings).result_rows:
         # It returns when all replicas are done: the offsets are committed then.
-        client.command(f"ALTER TABLE {table.name} {change} WHERE {where}", parameters=values, settings=settings | {"mutations_sync": 2})
+        statement = render(f"ALTER TABLE {table.name} {change} WHERE {where}", cluster)
+        client.command(statement, parameters=values, settings=settings | {"mutations_sync": 2})
         log.info("history.erased", extra={"table": table.name, "members": members})

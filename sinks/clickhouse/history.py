@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from schemas.columns import ColumnDecoder, Places
 from schemas.records import DeadLetterStage
 from sinks.base import Item, Receipt, Verdict
 from sinks.clickhouse import erasure
+from sinks.clickhouse import ranges as mirror_ranges
 from sinks.clickhouse.connection import blames_rows, connect, without_values
 from sinks.clickhouse.tables import Fields, Table
 from streams import metrics
@@ -29,19 +32,43 @@ DELIVERED = Receipt(verdict=Verdict.DELIVERED)
 class History:
     """Inserts into one table."""
 
-    def __init__(self, settings: Settings, table: Table, codec: Codec | None = None) -> None:
+    def __init__(self, settings: Settings, table: Table, codec: Codec | None = None, *, follows_topic: bool = True) -> None:
+        """`follows_topic`: its batches are the topic as it comes, not some records of it that are said again. Only then are their ranges
+        noted, and inserts that come again passed over.
+        """
         self.table = table
         self._settings = settings
+        self._follows_topic = follows_topic
+        self._topic = table.topic.name(settings.topic_prefix)
         self._decoder = ColumnDecoder(codec or open_codec(settings), table.topic.record)
         self._client: Client | None = None
+        self._oldest_ms: int | None = None
+        if follows_topic:
+            metrics.MIRROR_OLDEST_SECONDS.labels(table.name).set_function(self._oldest_s)
 
     async def write(self, items: Sequence[Item[Any]]) -> list[Receipt]:
         return await asyncio.to_thread(self.write_now, items)
 
     def write_now(self, items: Sequence[Item[Any]]) -> list[Receipt]:
-        """One attempt at a batch of encoded records: rows that ClickHouse blames alone, and what is no record, are REFUSED; what it
-        could not take is RETRY.
+        """One attempt at a batch of encoded records: rows that ClickHouse blames alone, and what is no record, are REFUSED. When it could not
+        take one of them, all are RETRY: what went in comes again, and replaces itself.
         """
+        self._oldest_ms = min((item.timestamp_ms for item in items), default=None)
+        try:
+            receipts, rows = self._write(items)
+            if self._follows_topic and items:
+                ranges = mirror_ranges.of(items, receipts, rows)
+                self._send(mirror_ranges.TABLE, pa.table(mirror_ranges.columns(self.table.name, self._topic, ranges)))
+        except (ClickHouseError, OSError) as error:
+            return [self._again(error)] * len(items)
+        self._oldest_ms = None
+        if self._follows_topic:
+            appended_s = np.fromiter((item.timestamp_ms for item in items), dtype=np.int64, count=len(items)) / 1000
+            metrics.observe_all(metrics.MIRROR_LAG_SECONDS.labels(self.table.name), np.maximum(time.time() - appended_s, 0.0))
+        return receipts
+
+    def _write(self, items: Sequence[Item[Any]]) -> tuple[list[Receipt], Any]:
+        """The receipts of a batch, and those of its rows that went in."""
         receipts = [DELIVERED] * len(items)
         decoded = self._decoder.decode([item.value for item in items])
         for place, error in decoded.errors.items():
@@ -52,31 +79,30 @@ class History:
         for row, complaint in of.invalid.items():
             is_kept[row] = False
             receipts[places[row]] = Receipt(verdict=Verdict.REFUSED, reason="ROW_INVALID", detail=complaint)
-        try:
-            erasing = erasure.asked(of) if self.table.erasable else {}
-            if self.table.erasable and len(places):
-                erased = erasure.newest((erasing, erasure.done(self._connected(), self.table, of)))
-                # Read again, or together with its erasure: it must not even come back for a moment.
-                is_kept &= [version >= erased.get(member, 0) for member, version in erasure.versions(of)]
-            for row, receipt in self._insert_halving(rows.filter(pa.array(is_kept))):
-                receipts[places[is_kept][row]] = receipt
-            if self.table.words and (gone := erasure.gone(of)):
-                erasure.empty_words(self._connected(), self.table, gone)
-            if erasing:
-                # Behind the insert: from here on the ERASE row in the table keeps older versions out.
-                erasure.remove(self._connected(), self.table, erasing)
-        except (ClickHouseError, OSError) as error:
-            return [self._again(error)] * len(items)
-        return receipts
+        erasing = erasure.asked(of) if self.table.erasable else {}
+        if self.table.erasable and len(places):
+            erased = erasure.newest((erasing, erasure.done(self._connected(), self.table, of)))
+            # Read again, or together with its erasure: it must not even come back for a moment.
+            is_kept &= [version >= erased.get(member, 0) for member, version in erasure.versions(of)]
+        kept = np.flatnonzero(is_kept)
+        refused = self._insert_halving(rows.take(pa.array(kept)) if len(kept) < len(places) else rows)
+        for number, receipt in refused.items():
+            receipts[places[kept[number]]] = receipt
+        if self.table.words and (gone := erasure.gone(of)):
+            erasure.empty_words(self._connected(), self.table, gone, self._settings.clickhouse_cluster)
+        if erasing:
+            # Behind the insert: from here on the ERASE row in the table keeps older versions out.
+            erasure.remove(self._connected(), self.table, erasing, self._settings.clickhouse_cluster)
+        return receipts, rows.take(pa.array(np.delete(kept, list(refused)))) if len(kept) < len(places) or refused else rows
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
 
-    def _insert_halving(self, rows: Any) -> list[tuple[int, Receipt]]:
-        """The receipts of rows that did not go in. A batch that is refused for its rows is halved until the bad ones are alone."""
-        failed: list[tuple[int, Receipt]] = []
+    def _insert_halving(self, rows: Any) -> dict[int, Receipt]:
+        """The receipts of rows that are refused. A batch that is refused for its rows is halved until the bad ones are alone."""
+        refused: dict[int, Receipt] = {}
         batches = [(0, rows)] if rows.num_rows else []
         while batches:
             first, batch = batches.pop()
@@ -84,16 +110,16 @@ class History:
                 self._insert(batch)
             except (ClickHouseError, OSError) as error:
                 if not blames_rows(error):
-                    again = self._again(error)
-                    return failed + [(row, again) for start, left in ((first, batch), *batches) for row in range(start, start + left.num_rows)]
+                    raise
                 said = without_values(error)
                 if batch.num_rows == 1:
-                    failed.append((first, Receipt(verdict=Verdict.REFUSED, reason="ROW_REFUSED", detail=f"ClickHouse refused the row: {said}")))
+                    refused[first] = Receipt(verdict=Verdict.REFUSED, reason="ROW_REFUSED", detail=f"ClickHouse refused the row: {said}")
                 else:
                     log.warning("history.batch_halved", extra={"table": self.table.name, "rows": batch.num_rows, "error": said})
                     half = batch.num_rows // 2
                     batches += [(first + half, batch.slice(half)), (first, batch.slice(0, half))]
-        return failed
+        metrics.HISTORY_ROWS.labels(self.table.name).inc(rows.num_rows - len(refused))
+        return refused
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -106,9 +132,23 @@ class History:
         return Receipt(verdict=Verdict.RETRY, detail=f"ClickHouse: {type(error).__name__}: {error}"[:500])
 
     def _insert(self, rows: Any) -> None:
+        self._send(self.table.name, rows)
+
+    def _send(self, table: str, rows: Any) -> None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        data = sink.getvalue().to_pybytes()
         # The offsets are committed when this returns: the rows must be in by then, not in a buffer.
-        self._connected().insert_arrow(self.table.name, rows, settings={"async_insert": 0, "wait_end_of_query": 1})
-        metrics.HISTORY_ROWS.labels(self.table.name).inc(rows.num_rows)
+        settings: dict[str, Any] = {"async_insert": 0, "wait_end_of_query": 1}
+        if self._follows_topic:
+            # The rows' places in the topic are among the bytes. Their values are as well: a broker that lost its log gives offsets anew.
+            settings["insert_deduplication_token"] = sha256(data).hexdigest()
+        self._connected().raw_insert(table, rows.schema.names, data, settings, "Arrow")
+
+    def _oldest_s(self) -> float:
+        oldest_ms = self._oldest_ms
+        return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
 
 
 def _source(items: Sequence[Item[Any]], places: Places) -> dict[str, Any]:

@@ -42,7 +42,7 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     control.start()
     histories = [History(settings, table, codec) for table in TABLES]
     # Connections of their own: a client is for one thread at a time.
-    restated = [History(settings, table, codec) for table in TABLES if table.topic.stream in restatements.RECORDS]
+    restated = [History(settings, table, codec, follows_topic=False) for table in TABLES if table.topic.stream in restatements.RECORDS]
     try:
         async with asyncio.TaskGroup() as group:
             for history in histories:
@@ -85,9 +85,10 @@ def migrate(settings: Settings) -> list[str]:
     try:
         client = connect(settings, database=None)
         try:
-            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}`")
+            cluster = settings.clickhouse_cluster
+            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.clickhouse_database}` {migrations.on_cluster(cluster)}")
             client.database = settings.clickhouse_database
-            applied = migrations.apply(client, migrations.load())
+            applied = migrations.apply(client, migrations.load(), cluster)
             retention.apply(client, settings)
             return applied
         finally:

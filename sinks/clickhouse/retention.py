@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from clickhouse_connect.driver.client import Client
 
+from sinks.clickhouse.migrations import render
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -17,11 +18,11 @@ ATTEMPT_TIMES = {"delivery_attempts": "started_at"}
 
 def apply(client: Client, settings: Settings) -> None:
     """Give the tables the retention of the settings, where they have another one."""
-    _set(client, AUDIT_TIMES, settings.audit_retention_days)
-    _set(client, ATTEMPT_TIMES, settings.attempt_retention_days)
+    _set(client, AUDIT_TIMES, settings.audit_retention_days, settings.clickhouse_cluster)
+    _set(client, ATTEMPT_TIMES, settings.attempt_retention_days, settings.clickhouse_cluster)
 
 
-def _set(client: Client, times: Mapping[str, str], days: int) -> None:
+def _set(client: Client, times: Mapping[str, str], days: int, cluster: str) -> None:
     """ClickHouse removes what is older by itself, in the background."""
     for table, column in times.items():
         wanted = f"TTL toDateTime({column}) + toIntervalDay({days})" if days else ""
@@ -29,5 +30,5 @@ def _set(client: Client, times: Mapping[str, str], days: int) -> None:
         if (wanted not in definition) if days else (" TTL " in definition):
             # What is there already is judged by ClickHouse's next merges: rewriting all of it at once would take hours.
             statement = f"MODIFY {wanted}" if days else "REMOVE TTL"
-            client.command(f"ALTER TABLE {table} {statement}", settings={"materialize_ttl_after_modify": 0})
+            client.command(render(f"ALTER TABLE {table} {statement}", cluster), settings={"materialize_ttl_after_modify": 0})
             log.info("history.retention_set", extra={"table": table, "days": days})
