@@ -39,6 +39,8 @@ async def keep_drained(control: SyncControlLog, job_of: Callable[[str], FlushJob
                         await control.set_drained(name, None, changed_by=CHANGED_BY)
             except UnavailableError as error:
                 log.warning("sync.drain_interrupted", extra={"stream": name, "reason": str(error)})
+            except Exception:  # A fault of the program's own must not leave the other streams undrained.
+                log.exception("sync.drain_failed", extra={"stream": name})
         for stream, records in backlogs.items():
             metrics.SYNC_BACKLOG.labels(stream).set(records)
         with suppress(TimeoutError):
