@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-ENVIRONMENT_EXTRAS := embedded,registry,test
+ENVIRONMENT_EXTRAS := embedded,registry,charts,test
 
 .PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-mirror lint up clean generate
 

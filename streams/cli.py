@@ -20,6 +20,7 @@ from streams.errors import ConfigurationError, LoyaltyError
 ELSEWHERE = {
     "up": ("infra.up", "up", "Start the embedded stack and the pipeline; stop them with Ctrl-C."),
     "sql": ("infra.sql", "sql", "Query the history in ClickHouse."),
+    "report": ("streams.analytics.command", "report", "Analysts' reports: as tables, files and charts, with their freshness."),
     "balance": ("streams.as_of.command", "balance", "What members had at any moment, by what had happened or what was known."),
     "explain": ("streams.explanation.command", "explain", "The whole way of an event, a webhook, a transaction, a request, or of a member's last."),
     "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),

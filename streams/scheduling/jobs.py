@@ -8,7 +8,7 @@ from streams.configuration import Configuration
 from streams.scheduling.job import Job
 from streams.settings import Settings
 
-FACTORIES: tuple[str, ...] = ("streams.agreement.job:jobs",)
+FACTORIES: tuple[str, ...] = ("streams.agreement.job:jobs", "streams.analytics.jobs:jobs")
 """`module:function`, imported when they are needed."""
 
 

@@ -1,0 +1,138 @@
+"""A report's SQL over the history -> its rows in its table, replaced period by period, so that whoever reads sees the old ones or the new.
+
+The rows of a period are made in a table beside it and then put in its place by one statement. A refresh that is killed leaves the old rows;
+the next one makes all of that again. What came late is found by when it was mirrored, so a stay that is booked a year late changes its own month.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from sinks.clickhouse import connect
+from sinks.clickhouse.migrations import render
+from streams.analytics.catalogue import Grain, Report
+from streams.errors import UnavailableError
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OVERLAP = timedelta(minutes=10)
+"""Rows that were on their way when the last refresh began."""
+PARTITIONS = {Grain.MONTH: "PARTITION BY toYYYYMM(period)", Grain.SNAPSHOT: "PARTITION BY toYYYYMMDD(period)", Grain.WHOLE: ""}
+NEXT = "_next"
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    rows: int
+    periods: int
+
+
+def refresh(settings: Settings, report: Report, *, until_ms: int, previous_ms: int | None) -> Refreshed:
+    """Make the rows again that may have changed. `until_ms` is what a snapshot is as of; `previous_ms`, when the last refresh that went well began.
+
+    Blocks for as long as it takes. Raises UnavailableError.
+    """
+    try:
+        client = connect(settings)
+    except ClickHouseError as error:
+        raise UnavailableError(f"no ClickHouse answers at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {_one_line(error)}") from error
+    try:
+        return _refresh(client, settings, report, _time(until_ms), None if previous_ms is None else _time(previous_ms))
+    except ClickHouseError as error:
+        raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {_one_line(error)}") from error
+    finally:
+        client.close()
+
+
+def _refresh(client: Client, settings: Settings, report: Report, until: datetime, previous: datetime | None) -> Refreshed:
+    known = bool(int(str(client.command(f"EXISTS TABLE {report.table}"))))
+    make_tables(client, report, settings.clickhouse_cluster)
+    if report.grain is Grain.MONTH:
+        periods = months(client, report, until, previous if known else None, settings.report_recompute_days)
+        return Refreshed(sum(_replace(client, report, settings, since, end, f"{since:%Y%m}") for since, end in periods), len(periods))
+    partition = f"{until:%Y%m%d}" if report.grain is Grain.SNAPSHOT else "tuple()"
+    return Refreshed(_replace(client, report, settings, datetime(1900, 1, 1, tzinfo=UTC), until, partition), 1)
+
+
+def make_tables(client: Client, report: Report, cluster: str = "") -> None:
+    """The report's table and the one beside it, with the columns that the SQL gives; harmless to repeat."""
+    described = client.query(f"DESCRIBE TABLE ({report.sql})", parameters=_values(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)))
+    columns = [f"`{row[0]}` {row[1]}" for row in described.result_rows] + ["`computed_at` DateTime64(3, 'UTC')"]
+    for name in (report.table, report.table + NEXT):
+        statement = f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(columns)}) ENGINE = MergeTree {PARTITIONS[report.grain]} ORDER BY tuple()"
+        client.command(render(statement, cluster))
+
+
+def months(client: Client, report: Report, until: datetime, previous: datetime | None, recompute_days: int) -> list[tuple[datetime, datetime]]:
+    """First and next month of each one that is to be made again, the oldest first: those of the last days, and those in which something came late."""
+    found: set[datetime] = set()
+    if previous is not None:
+        first, last = _month(until - timedelta(days=recompute_days)), _month(until)
+        while first <= last:
+            found.add(first)
+            first = _next(first)
+    where = "" if previous is None else " WHERE mirrored_at >= {mirrored:DateTime64(3, 'UTC')}"
+    values = {} if previous is None else {"mirrored": previous - OVERLAP}
+    for source in report.sources:
+        rows = client.query(f"SELECT DISTINCT toStartOfMonth({report.by}) FROM {source}{where}", parameters=values).result_rows
+        found |= {datetime(row[0].year, row[0].month, 1, tzinfo=UTC) for row in rows}
+    return [(month, _next(month)) for month in sorted(found)]
+
+
+def _replace(client: Client, report: Report, settings: Settings, since: datetime, until: datetime, partition: str) -> int:
+    """Make the rows of one period and put them in the place of its old ones; how many they are."""
+    beside = report.table + NEXT
+    client.command(f"TRUNCATE TABLE {beside}{_cluster(settings)}")  # Of a refresh that was killed.
+    client.command(f"INSERT INTO {beside} SELECT *, now64(3, 'UTC') FROM ({report.sql})", parameters=_values(since, until))
+    rows = int(str(client.command(f"SELECT count() FROM {beside}")))
+    change = f"REPLACE PARTITION {partition} FROM {beside}" if rows else f"DROP PARTITION {partition}"  # Servers refuse to replace by nothing.
+    client.command(f"ALTER TABLE {report.table}{_cluster(settings)} {change}")
+    client.command(f"TRUNCATE TABLE {beside}{_cluster(settings)}")
+    return rows
+
+
+def _cluster(settings: Settings) -> str:
+    return f" ON CLUSTER '{settings.clickhouse_cluster}'" if settings.clickhouse_cluster else ""
+
+
+def _values(since: datetime, until: datetime) -> dict[str, Any]:
+    return {"since": since, "until": until}
+
+
+def _time(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _month(at: datetime) -> datetime:
+    return datetime(at.year, at.month, 1, tzinfo=UTC)
+
+
+def _next(month: datetime) -> datetime:
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def stored(report: Report, *, program: str | None, since: datetime | None, until: datetime | None, columns: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """SQL and parameters for the stored rows, in the order of their keys; of snapshots the newest, unless times are given."""
+    texts: list[str] = []
+    values: dict[str, Any] = {}
+    if program is not None and "program_id" in columns:
+        texts.append("program_id = {program:String}")
+        values["program"] = program
+    for name, sign, at in (("since", ">=", since), ("until", "<", until)):
+        if at is not None:
+            texts.append(f"period {sign} {{{name}:Date}}")
+            values[name] = at.date()
+    if report.grain is Grain.SNAPSHOT and since is None and until is None:
+        texts.append(f"period = (SELECT max(period) FROM {report.table})")
+    where = f" WHERE {' AND '.join(texts)}" if texts else ""
+    return f"SELECT {', '.join(f'`{name}`' for name in columns)} FROM {report.table}{where} ORDER BY {', '.join(report.keys)}", values
