@@ -67,7 +67,9 @@ def test_what_all_rows_of_a_member_say_together(tmp_path: Path, monkeypatch: pyt
     seen: dict[tuple[str, str], str] = {}
     newest: dict[str, int] = {}
     rows: dict[str, int] = {}
-    repeated, conflicting, out_of_order = set(), set(), 0
+    repeated: set[int] = set()
+    conflicting: set[int] = set()
+    out_of_order = 0
     for row in range(5_000):
         member, identity, content = f"M-{dice.randrange(300)}", f"t-{dice.randrange(40)}", f"{dice.randrange(3):032x}"[::-1]
         at_ms = dice.randrange(1_000_000)

@@ -148,7 +148,7 @@ def server() -> Iterator[str]:
 
 def test_an_address(tmp_path: Path, server: str) -> None:
     (part,) = sources.find([f"{server}/whole.csv?signature=secret"], "", tmp_path)
-    assert (part.name, [row for _, row in sources.rows(part, Layout())]) == ("whole.csv", ROWS)
+    assert (part.name, list(sources.rows(part, Layout()))) == ("whole.csv", [(2, ROWS[0]), (3, ROWS[1])])
 
 
 @pytest.mark.parametrize(("path", "why"), [("/short.csv?signature=secret", "broke off after 22 of 32 bytes"), ("/none.csv?signature=secret", "404")])
