@@ -7,7 +7,7 @@ that costs nothing but the position, and the log is read again when there is roo
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schemas.records import DeliveryResult, NoticeKind
+from schemas.records import DeliveryResult, LoyaltyEvent, NoticeKind
 from sinks.base import Receipt, Verdict
 from sinks.delivery.attempt import GONE, Result
 from sinks.delivery.channels import Channel
@@ -15,7 +15,7 @@ from sinks.delivery.evidence import RETRIES_EXHAUSTED, Attempted
 from sinks.delivery.lane import Lane
 from sinks.delivery.outlet import Outlet
 from sinks.delivery.records import Outgoing
-from streams.destinations.model import OnDeadLetter
+from streams.destinations.model import COALESCABLE, OnDeadLetter
 
 if TYPE_CHECKING:
     from sinks.delivery.partition import Partition
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WINDOW = 256
 """Most that a branch has in hand, but for what waits behind a failure of its own member."""
 REPLAY_WINDOW = 64
+COALESCED_WINDOW = 1_000
+"""... of a channel in which older events give way to newer ones: those are looked for among what is in hand."""
 PARKED_MAX = 50_000
 """Most that waits behind failures; beyond it the branch stays behind. 400 KB."""
 LOADED_AT_ONCE = 100
@@ -56,14 +58,18 @@ class Branch:
         """Where it begins is not known yet."""
         self.unfinished: list[int] = []
         """What was handed out before a restart and is not in lanes yet."""
-        self.next_batch_s = 0.0
-        """Batches: when the log is read next."""
+        self.next_batch_ms = 0
+        """Batches: not before is the log read again."""
+        self._due_until_ms = 0
+        """Batches: an instant that has come. What was appended before it is due."""
         self.behind_since_ms = 0
         """When the first record that it has not taken was appended, about."""
 
     @property
     def window(self) -> int:
-        return REPLAY_WINDOW if self.channel.is_replay else self.channel.batch_events_max if self.channel.is_batch else WINDOW
+        if self.channel.is_batch:
+            return max(self.channel.batch_events_max, COALESCED_WINDOW if self.channel.coalesces else 0)
+        return REPLAY_WINDOW if self.channel.is_replay else WINDOW
 
     @property
     def has_room(self) -> bool:
@@ -78,7 +84,30 @@ class Branch:
     def is_idle(self) -> bool:
         return self.follows and not self.lanes
 
+    def change(self, channel: Channel) -> None:
+        """The channel is another from now on."""
+        if channel.cadence != self.channel.cadence:
+            self.next_batch_ms = self._due_until_ms = 0
+        self.channel = channel
+
     # What comes in.
+
+    def may_read(self, now_ms: int) -> bool:
+        """Whether the cadence, if there is one, lets it read on now."""
+        cadence = self.channel.cadence
+        return cadence is None or (now_ms >= self.next_batch_ms and cadence.is_open(now_ms))
+
+    def is_due(self, record: Outgoing, now_ms: int) -> bool:
+        """Whether an instant of the cadence has come since the record was appended: so no restart puts anything off. If none has, it is next time."""
+        cadence = self.channel.cadence
+        if cadence is None or cadence.is_realtime or record.timestamp_ms < self._due_until_ms:
+            return True
+        due_ms = cadence.next_ms(record.timestamp_ms)
+        if due_ms > now_ms:
+            self.next_batch_ms = due_ms
+            return False
+        self._due_until_ms = due_ms
+        return True
 
     def take(self, record: Outgoing) -> None:
         """A record that is wanted, in the order of the log."""
@@ -94,7 +123,39 @@ class Branch:
         else:
             lane.append(record.offset, record)
             self.partition.branch_changed(self)
-        self.outlet.offer(lane)
+        if not self.channel.coalesces:  # Else when it is known what comes after it: `gathered`.
+            self.outlet.offer(lane)
+
+    def gathered(self) -> None:
+        """Nothing more is read for now."""
+        if self.channel.is_batch:
+            self.coalesce()
+            for lane in list(self.lanes.values()):
+                self.outlet.offer(lane)
+
+    def coalesce(self) -> None:
+        """Events in hand give way to a later one of their member and kind that names all of their attributes, and are on record as superseded.
+
+        What is under way, or has failed, stays.
+        """
+        lane = self.lanes.get("")
+        if not self.channel.coalesces or lane is None or lane.is_parked:
+            return
+        later: dict[tuple[str, str], list[frozenset[str]]] = {}
+        superseded: list[Outgoing] = []
+        for offset in reversed(lane.offsets[self.channel.batch_events_max if lane.busy else 0 :]):
+            one = lane.records.get(offset)
+            if one is None or not isinstance(one.record, LoyaltyEvent) or one.record.kind.value not in COALESCABLE:
+                continue
+            names, known = frozenset(one.record.changed_attributes), later.setdefault((one.lane, one.record.kind.value), [])
+            if any(names <= more for more in known):
+                superseded.append(one)
+            else:
+                known.append(names)
+        for one in reversed(superseded):
+            self.partition.ended(self, one, DeliveryResult.SUPERSEDED)
+        self.waiting -= lane.discard([one.offset for one in superseded]) if superseded else 0
+        self.partition.branch_changed(self)
 
     def stay_behind(self, position: int) -> None:
         """From here on the log is read when there is room."""
@@ -116,7 +177,7 @@ class Branch:
     def loaded(self, lane: Lane, records: dict[int, Outgoing | None]) -> None:
         """What was read again for a lane. None: the log does not have it any more."""
         lane.is_loading = False
-        if self.is_closed:
+        if self.is_closed or self.is_done:
             return
         gone = [offset for offset, record in records.items() if record is None]
         for offset, record in records.items():

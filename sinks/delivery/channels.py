@@ -1,13 +1,14 @@
 """destinations and jobs -> channels: each an order of its own through the log, with what it wants of it. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from schemas.records import LoyaltyEventKind, NoticeKind
 from sinks import payloads
 from sinks.delivery.records import Outgoing
 from streams import topics
 from streams.destinations.model import BATCHABLE, Action, Destination, Job, Which
+from streams.scheduling.cadence import REALTIME, Cadence
 
 EVENT_KINDS = frozenset(kind.value for kind in LoyaltyEventKind if kind is not LoyaltyEventKind.UNKNOWN)
 NOTICE_KINDS = frozenset(kind.value for kind in NoticeKind if kind is not NoticeKind.UNKNOWN)
@@ -31,8 +32,11 @@ class Channel:
     members: frozenset[str] = frozenset()
     event_ids: frozenset[str] = frozenset()
     start_at_ms: int = 0
-    cadence_s: float | None = None
+    cadence: Cadence | None = None
+    """When batches go out; None: it has none."""
     batch_events_max: int = 1
+    coalesces: bool = False
+    """Whether older events give way to newer ones that say as much."""
     job: Job | None = None
 
     @property
@@ -42,7 +46,7 @@ class Channel:
     @property
     def is_batch(self) -> bool:
         """Whether it goes out in batches, of one event at times."""
-        return self.cadence_s is not None
+        return self.cadence is not None
 
     @property
     def job_id(self) -> str:
@@ -51,7 +55,7 @@ class Channel:
     @property
     def follows(self) -> bool:
         """Whether it goes with the feed once it has caught up: batches and replays read the log at their own pace."""
-        return self.job is None and self.cadence_s is None
+        return self.job is None and self.cadence is None
 
     def wants(self, record: Outgoing) -> bool:
         """Whether the record is for this channel."""
@@ -73,28 +77,32 @@ class Channel:
 
 def of_destination(destination: Destination) -> list[Channel]:
     """The channels of a destination, for as long as it lives."""
+    return _channels(destination, destination.cadence)
+
+
+def _channels(destination: Destination, cadence: Cadence | None) -> list[Channel]:
     found = []
     for stream, kinds in KINDS.items():
         wanted = kinds & destination.events if destination.events else (ALL_EVENTS if kinds is EVENT_KINDS else frozenset())
-        batched = wanted & BATCHABLE if destination.cadence_s is not None else frozenset()
-        for channel_id, own, cadence_s, events_max in (
+        batched = wanted & BATCHABLE if cadence is not None else frozenset()
+        for channel_id, own, own_cadence, events_max in (
             (destination.name, wanted - batched, None, 1),
-            (f"{destination.name}#{BATCH}", batched, destination.cadence_s, destination.batch_events_max),
+            (f"{destination.name}#{BATCH}", batched, cadence, destination.batch_events_max),
         ):
             if own:
                 found.append(Channel(
                     channel_id=channel_id, destination=destination.name, stream=stream, kinds=own,
                     programs=destination.programs if stream == topics.EVENTS.stream else frozenset(),
                     filters=destination.filters if stream == topics.EVENTS.stream else {},
-                    start_at_ms=destination.start_at_ms, cadence_s=cadence_s, batch_events_max=events_max,
+                    start_at_ms=destination.start_at_ms, cadence=own_cadence, batch_events_max=events_max,
+                    coalesces=own_cadence is not None and destination.coalesce,
                 ))  # fmt: skip
     return found
 
 
 def of_retiring(channel_id: str, stream: str, destination: Destination) -> Channel | None:
     """A channel that the destination has no more, to send what is left of it; None if the destination wants nothing that can have been its."""
-    cadence_s = None if channel_id == destination.name else 0.0
-    found = of_destination(replace(destination, cadence_s=cadence_s))
+    found = _channels(destination, None if channel_id == destination.name else REALTIME)
     return next((channel for channel in found if (channel.channel_id, channel.stream) == (channel_id, stream)), None)
 
 

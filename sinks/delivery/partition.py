@@ -28,6 +28,7 @@ from sinks.delivery.transaction import Gathered, encoded
 from streams import metrics, topics
 from streams.destinations.model import Action, Job
 from streams.errors import ContractError, LoyaltyError, UnavailableError
+from streams.scheduling.cadence import REALTIME
 from streams.topics import Topic
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ class Partition:
                 if record is not None:
                     branch.take(record)
             branch.unfinished = []
+            branch.gathered()
             if gone:
                 self._dropped(branch.channel.destination, gone[0], gone[-1], "", RETENTION)
             self.branch_changed(branch)
@@ -293,7 +295,7 @@ class Partition:
                 if not self._is_finished(channel):
                     self._add(channel, before)
             else:
-                branch.channel = channel
+                branch.change(channel)
                 if branch.end is not None and not channel.is_replay:
                     self._return(branch)
                 branch.release_blocked()
@@ -381,7 +383,7 @@ class Partition:
             if branch.end is None:
                 # Another channel of the destination hears of the same kinds from where it is now.
                 heirs = [other for other in self._heirs(branch) if other.channel.kinds & channel.kinds]
-                branch.channel = replace(channel, cadence_s=0.0 if channel.cadence_s is not None else None)
+                branch.change(replace(channel, cadence=REALTIME if channel.is_batch else None))
                 branch.stay_behind(self.position)
                 branch.end = min([self.position, *(self._heard(other) for other in heirs)])
                 self.branch_changed(branch)
@@ -509,7 +511,7 @@ class Partition:
         self._gathered.ends.append(Ended(
             destination=self._chain(destination), record=record, result=result, reason=reason, status=status, attempts=attempts, ended_at_ms=self.now_ms(),
         ))  # fmt: skip
-        self._unwritten += 1
+        self._unwritten += result is not DeliveryResult.SUPERSEDED
         if self._unwritten >= UNWRITTEN_MAX // 2:
             self._write_now.set()
             if self._unwritten >= UNWRITTEN_MAX:

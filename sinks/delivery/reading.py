@@ -5,7 +5,6 @@ What the feed brought last stays in memory for a while: a branch that is just be
 
 import asyncio
 import logging
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ class Reading:
             return
         if branch.unfinished or not self._partition.is_open or self._partition.finish_if_done(branch) or not branch.wants_more:
             return
-        if branch.channel.cadence_s is not None and time.monotonic() < branch.next_batch_s:
+        if not branch.may_read(self._partition.now_ms()) or (branch.channel.is_batch and branch.position >= self._partition.position):
             return
         if branch.channel.job is None and self._tail_start is not None and branch.position >= self._tail_start:
             self._read_tail(branch)
@@ -76,32 +75,49 @@ class Reading:
 
     def _read_tail(self, branch: Branch) -> None:
         end = self._partition.position if branch.end is None else min(branch.end, self._partition.position)
+        now_ms = self._partition.now_ms()
         for record in self._tail:
             if record.offset >= end:
                 break
             if record.offset >= branch.position and branch.channel.wants(record):
-                branch.take(record)
-                if not branch.has_room:
+                if not branch.is_due(record, now_ms):
+                    branch.position = record.offset
+                elif self._takes_last(branch, record):
                     branch.position = record.offset + 1
-                    self._partition.branch_changed(branch)
-                    return
+                else:
+                    continue
+                self._partition.branch_changed(branch)
+                branch.gathered()
+                return
         branch.position = max(branch.position, end)
+        branch.gathered()
         self._arrive(branch)
+
+    def _takes_last(self, branch: Branch, record: Outgoing) -> bool:
+        """Give the branch the record, and say whether there is no room for more then."""
+        branch.take(record)
+        if branch.has_room:
+            return False
+        branch.coalesce()
+        return not (branch.channel.coalesces and branch.wants_more)
 
     async def _read(self, branch: Branch) -> None:
         try:
-            while branch.wants_more and not branch.is_closed and not branch.is_stopping and not branch.is_done:
+            while branch.wants_more and branch.may_read(self._partition.now_ms()) and not (branch.is_closed or branch.is_stopping or branch.is_done):
                 end = self._partition.position if branch.end is None else min(branch.end, self._partition.position)
                 if branch.position >= end:
                     self._arrive(branch)
                     return
                 await self._read_once(branch, end)
                 self._partition.branch_changed(branch)
+                if not branch.wants_more:
+                    branch.coalesce()
         except UnavailableError as error:
             log.warning("delivery.history_unreachable", extra={"channel": branch.channel.channel_id, "error": str(error)})
             await asyncio.sleep(HISTORY_RETRY_S)
         finally:
             branch.is_reading = False
+            branch.gathered()
 
     async def _read_once(self, branch: Branch, end: int) -> None:
         chunk = await self._hub.log.read(self._topic, self._number, branch.position, end, READ_AT_ONCE, branch.channel.keys)
@@ -113,8 +129,12 @@ class Reading:
         wanted = [record for record in chunk.records if branch.channel.wants(record)]
         if job is not None and asks_the_history(job) and wanted:
             wanted = await self._hub.history.choose(job, wanted)
+        now_ms = self._partition.now_ms()
         for record in wanted:
             if branch.is_closed or branch.is_stopping or branch.is_done:
+                return
+            if not branch.is_due(record, now_ms):
+                branch.position = record.offset
                 return
             if job is not None and not job.is_dry_run:
                 await self._hub.pace(job)
@@ -124,8 +144,7 @@ class Reading:
             if job is not None and job.is_dry_run:
                 continue
             branch.position = record.offset + 1
-            branch.take(record)
-            if not branch.has_room:
+            if self._takes_last(branch, record):
                 return
         branch.position = chunk.next_offset
 
@@ -134,9 +153,7 @@ class Reading:
         self._partition.branch_changed(branch)
         if self._partition.finish_if_done(branch):
             return
-        if branch.channel.cadence_s is not None:
-            branch.next_batch_s = time.monotonic() + branch.channel.cadence_s
-        elif branch.channel.follows and branch.end is None and branch.position >= self._partition.position and branch.outlet.takes_more:
+        if branch.channel.follows and branch.end is None and branch.position >= self._partition.position and branch.outlet.takes_more:
             branch.follows, branch.behind_since_ms = True, 0
 
     def load(self, lane: Lane) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from schemas.codec import Codec
 from schemas.contract import member_key
-from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress
+from schemas.records import DeadLetter, DeliveryNotice, DeliveryProgress, DeliveryResult
 from sinks.delivery import evidence, progress
 from sinks.delivery.evidence import Attempted, Dropped, Ended
 from sinks.delivery.journal import Write, key_of
@@ -33,8 +33,8 @@ class Gathered:
 
     @property
     def ended(self) -> int:
-        """Deliveries that are over by it."""
-        return sum(isinstance(one, Ended) for one in self.ends)
+        """Deliveries that are over by it; what was superseded was none."""
+        return sum(isinstance(one, Ended) and one.result is not DeliveryResult.SUPERSEDED for one in self.ends)
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.ends) + len(self.attempts) + len(self.notices) + len(self.letters)

@@ -15,6 +15,7 @@ from rich.text import Text
 from streams.api import Api, Fields
 from streams.destinations import replay_command
 from streams.destinations.printing import JSON, READ, WRITE, asks, clean, failures_told, path, print_missing, print_table, time_of
+from streams.scheduling.cadence import of_text
 
 ALL = 1_000_000
 STATE_STYLES = {"ACTIVE": "green", "PAUSED": "yellow", "DISABLED": "bold red"}
@@ -39,6 +40,10 @@ def _describes(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--event", "events", multiple=True, help="A kind that it hears of; may be repeated.  [default: all events]"),
         click.option("--program", "-p", "programs", multiple=True, help="A programme that it hears of; may be repeated.  [default: all]"),
         click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="A value that lets an event pass: account.tier=GOLD; may be repeated."),
+        click.option("--cadence", help="When events that are not urgent go out, in batches: 15m, '0 2 * * *', or realtime.  [default: realtime]"),
+        click.option("--cadence-window", metavar="FROM-UNTIL", help="Times of the day between which batches begin: 22:00-05:00."),
+        click.option("--time-zone", help="Of cadence and window: Europe/Berlin.  [default: UTC]"),
+        click.option("--coalesce/--no-coalesce", default=None, help="Of a member's profile changes send only the newest, if it says all that older ones say."),
         click.option("--set", "settings", multiple=True, metavar="FIELD=JSON", help="Any other field: timeout_s=3, on_dead_letter=BLOCK; may be repeated."),
     )):  # fmt: skip
         command = option(command)
@@ -195,7 +200,7 @@ def new_key() -> None:
 
 def _document(
     file: Path | None, url: str | None, events: Sequence[str], programs: Sequence[str], filters: Sequence[str], settings: Sequence[str],
-    secret_file: Path | None = None,
+    cadence: str | None, cadence_window: str | None, time_zone: str | None, coalesce: bool | None, secret_file: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What the options say. Raises UsageError."""
     found = {} if file is None else _read(file)
@@ -212,6 +217,15 @@ def _document(
         for field, value in map(_pair, filters):
             wanted.setdefault(field, []).append(value)
         found["filters"] = wanted
+    if cadence is not None:
+        try:
+            wanted_cadence = of_text(cadence)
+        except ValueError as error:
+            raise click.UsageError(f"--cadence {cadence}: {error}") from error
+        found |= {"cadence_s": wanted_cadence.every_s, "cadence_cron": wanted_cadence.cron or None}
+    found |= {
+        name: value for name, value in (("cadence_window", cadence_window), ("cadence_time_zone", time_zone), ("coalesce", coalesce)) if value is not None
+    }  # fmt: skip
     for field, text in map(_pair, settings):
         try:
             found[field] = json.loads(text)

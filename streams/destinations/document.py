@@ -6,7 +6,7 @@ problem at once, with its field. What must not be shown is hidden in what the AP
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
@@ -19,6 +19,8 @@ from schemas.contract import ID_CHARACTERS_MAX, PROGRAM_ID, Problem
 from schemas.records import LoyaltyEventKind, NoticeKind
 from streams import signatures
 from streams.destinations.model import (
+    BATCHABLE,
+    COALESCABLE,
     Action,
     Bearer,
     Breaker,
@@ -34,6 +36,7 @@ from streams.destinations.model import (
 )
 from streams.errors import LoyaltyError
 from streams.history import EPOCH, instant_ms
+from streams.scheduling import cadence
 from streams.signatures import SecretError
 
 E = TypeVar("E", bound=StrEnum)
@@ -82,7 +85,7 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 FIELDS = frozenset({
     "url", "secret", "secrets", "programs", "events", "filters", "payload_version", "headers", "authorization", "timeout_s", "concurrency_max",
     "rate_max_per_s", "retry_delays_s", "give_up_after_s", "retry_after_max_s", "dead_letter_statuses", "on_dead_letter", "breaker",
-    "disable_after_s", "cadence_s", "batch_events_max", "start_at",
+    "disable_after_s", "cadence_s", "cadence_cron", "cadence_time_zone", "cadence_window", "coalesce", "batch_events_max", "start_at",
 })  # fmt: skip
 SECRET_FIELDS = frozenset({"secret_id", "secret", "scheme", "public_key", "created_at", "expires_at"})
 CREDENTIALS = ("token_url", "client_id", "client_secret", "scope", "audience")
@@ -102,20 +105,22 @@ def read_destination(
 ) -> Destination:
     """The destination in a document. Raises DocumentError with every problem.
 
-    `programs` are those that are known; None: any may be named. `current` is what the document takes the place of: what is hidden in the
-    document stays as it is there, and so do the secrets if the document has none. `now_ms` is what "now" means, and when new secrets begin;
-    0: no secret has expired. `start_at` is where a destination begins that does not say it.
+    `programs` are those that are known; None: the document was taken before, any may be named, and a cadence may be for nothing. `current` is
+    what the document takes the place of: what is hidden in the document stays as it is there, and so do the secrets if the document has none.
+    `now_ms` is what "now" means, and when new secrets begin; 0: no secret has expired. `start_at` is where a destination begins that does not say
+    it.
     """
     reader = _Reader(document)
     reader.check_fields(FIELDS)
     if not PROGRAM_ID.fullmatch(name):
         reader.problem("ID_INVALID", "name", "must be a slug of a-z, 0-9 and '-', 63 characters at most")
+    events = reader.names("events", KINDS)
     found = Destination(
         name=name,
         url=_url(reader, "url"),
         secrets=_secrets(reader, current, now_ms),
         programs=reader.names("programs", programs),
-        events=reader.names("events", KINDS),
+        events=events,
         filters=_filters(reader),
         payload_version=reader.word("payload_version", PAYLOAD_VERSIONS, PAYLOAD_VERSIONS[0]),
         headers=_headers(reader, {} if current is None else current.headers),
@@ -126,6 +131,7 @@ def read_destination(
         breaker=reader.choice("breaker", Breaker, Breaker.ON),
         disable_after_s=None if reader.value("disable_after_s") == NEVER else _number(reader, "disable_after_s"),
         start_at_ms=_start(reader, current, now_ms, start_at),
+        **_cadence(reader, events if programs is not None else frozenset()),
         **{name: _number(reader, name) for name in NUMBERS if name != "disable_after_s"},  # type: ignore[arg-type]
         **{name: reader.whole(name, _DEFAULTS[name], *bounds) for name, bounds in WHOLE_NUMBERS.items()},  # type: ignore[arg-type]
     )
@@ -153,6 +159,10 @@ def to_document(destination: Destination) -> dict[str, Any]:
         "on_dead_letter": destination.on_dead_letter.value,
         "breaker": destination.breaker.value,
         "disable_after_s": NEVER if destination.disable_after_s is None else destination.disable_after_s,
+        "cadence_cron": destination.cadence_cron or None,
+        "cadence_time_zone": destination.cadence_time_zone,
+        "cadence_window": destination.cadence_window or None,
+        "coalesce": destination.coalesce,
         "start_at": BEGINNING if destination.start_at_ms == 0 else time_text(destination.start_at_ms),
     }
 
@@ -432,6 +442,33 @@ def _statuses(reader: "_Reader") -> frozenset[int]:
         reader.problem("ITEMS_INVALID", "dead_letter_statuses", "must be numbers from 400 to 499 other than 408, 410, 425 and 429")
         return frozenset()
     return frozenset(given)
+
+
+def _cadence(reader: "_Reader", events: Collection[str]) -> dict[str, Any]:
+    """What says when batches go out, but for `cadence_s`. It must be for one of the `events`, if there are any."""
+    found = {name: reader.text(f"cadence_{name}", default) for name, default in (("time_zone", "UTC"), ("cron", ""), ("window", ""))}
+    checked = cadence.REALTIME
+    for name, text in found.items():  # A cron line is one of its time zone.
+        if text:
+            try:
+                checked = cadence.make(default=checked, **{name: text}) if name != "window" else replace(checked, window=cadence.window_of(text))
+            except ValueError as error:
+                reader.problem("VALUE_INVALID", f"cadence_{name}", str(error).removeprefix(f"{name} "))
+    given = [name for name in ("cadence_s", "cadence_cron") if reader.value(name) not in (None, "")]
+    if len(given) > 1:
+        reader.problem("FIELD_NOT_ALLOWED", "cadence_cron", "must be left out where cadence_s is given")
+    coalesces = reader.flag("coalesce")
+    for name, is_given in (("cadence_window", bool(found["window"])), ("coalesce", coalesces)):
+        if is_given and not given:
+            reader.problem("FIELD_NOT_ALLOWED", name, "needs cadence_s or cadence_cron: what is sent at once waits for nothing")
+    for name, kinds, is_given, what in (
+        (given[0] if given else "", BATCHABLE, bool(given), "go out at once always"), ("coalesce", COALESCABLE, coalesces, "tell what happened, each"),
+    ):  # fmt: skip
+        if is_given and events and kinds.isdisjoint(events):
+            reader.problem("VALUE_INVALID", name, f"is nothing for {', '.join(sorted(events))}, which {what}; it is for {', '.join(sorted(kinds))}")
+            break
+    cron = " ".join(found["cron"].split())
+    return {"cadence_time_zone": found["time_zone"], "cadence_cron": cron, "cadence_window": found["window"], "coalesce": coalesces}
 
 
 def _start(reader: "_Reader", current: Destination | None, now_ms: int, default: str) -> int:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from streams.scheduling.cadence import Cadence, window_of
+
 DAY_S = 24 * 3600.0
 
 
@@ -102,7 +104,15 @@ class Destination:
     disable_after_s: float | None = 5 * DAY_S
     """A destination that takes nothing for this long is disabled; None: never."""
     cadence_s: float | None = None
-    """How often BATCHABLE kinds are sent, in batches; None: each at once. All others are real time always."""
+    """How often BATCHABLE kinds are sent, in batches; with neither it nor `cadence_cron`: each at once. All others are real time always."""
+    cadence_cron: str = ""
+    """... or when: five fields, in `cadence_time_zone`."""
+    cadence_time_zone: str = "UTC"
+    """Of `cadence_cron` and `cadence_window`."""
+    cadence_window: str = ""
+    """Times of the day between which batches begin, "22:00-05:00"; empty: the whole day."""
+    coalesce: bool = False
+    """Of COALESCABLE kinds only the newest event of a member goes out, if it says all that the older ones say."""
     batch_events_max: int = 100
     start_at_ms: int = 0
     """It hears of what was appended to the log since; 0: of all that the log still has."""
@@ -111,9 +121,21 @@ class Destination:
     changed_by: str = ""
     changed_at_ms: int = 0
 
+    @property
+    def cadence(self) -> Cadence | None:
+        """When batches go out; None: there are none."""
+        if self.cadence_s is None and not self.cadence_cron:
+            return None
+        return Cadence(
+            every_s=self.cadence_s, cron=self.cadence_cron, time_zone=self.cadence_time_zone,
+            window=window_of(self.cadence_window) if self.cadence_window else None,
+        )  # fmt: skip
+
 
 BATCHABLE = frozenset({"PROFILE_CHANGED", "MEMBER_ENROLLED", "OFFER_ACTIVATED", "TIER_RETAINED", "STATUS_SCHEDULED", "COMMAND_REFUSED", "IDENTITY_CONFLICT"})
 """Kinds that move no points, no tier and no status: a destination may take them in batches."""
+COALESCABLE = frozenset({"PROFILE_CHANGED", "TIER_RETAINED"})
+"""Of them those that say how something is now, and not that something happened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

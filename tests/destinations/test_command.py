@@ -94,6 +94,20 @@ def test_a_destination_is_made_by_options_shown_changed_and_ended(run: Run, serv
     assert "crm" not in service.parts.control.destinations
 
 
+def test_when_batches_go_out_is_an_option(run: Run, service: Service) -> None:
+    night = ("--cadence", "0 2 * * *", "--time-zone", "Europe/Berlin", "--cadence-window", "01:00-05:00", "--coalesce")
+    succeed(run("create", "nightly", "--url", URL, *night))
+    assert str(service.parts.control.destinations["nightly"].cadence) == "cron 0 2 * * * Europe/Berlin, 01:00-05:00"
+    succeed(run("update", "nightly", "--cadence", "15m", "--cadence-window", "", "--time-zone", "UTC"))
+    changed = service.parts.control.destinations["nightly"]
+    assert str(changed.cadence) == "every 15m" and changed.coalesce
+    refused = run("update", "nightly", "--cadence", "realtime")
+    assert refused.exit_code == 1 and "coalesce" in refused.output
+    succeed(run("update", "nightly", "--cadence", "realtime", "--no-coalesce"))
+    assert service.parts.control.destinations["nightly"].cadence is None
+    assert run("update", "nightly", "--cadence", "soon").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

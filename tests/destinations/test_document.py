@@ -77,6 +77,8 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("disable_after_s", 365 * 86400, 365 * 86400.0),
     ("cadence_s", 1, 1.0),
     ("cadence_s", 86400, 86400.0),
+    ("cadence_cron", " 0 2  * * 1-5", "0 2 * * 1-5"),
+    ("cadence_time_zone", "Europe/Berlin", "Europe/Berlin"),
     ("batch_events_max", 1, 1),
     ("batch_events_max", 1000, 1000),
 ]
@@ -156,6 +158,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("disable_after_s", "soon", "disable_after_s"),
     ("cadence_s", 0.9, "cadence_s"),
     ("cadence_s", 86401, "cadence_s"),
+    ("cadence_cron", "0 2 * *", "cadence_cron"),
+    ("cadence_cron", "0 25 * * *", "cadence_cron"),
+    ("cadence_cron", 2, "cadence_cron"),
+    ("cadence_time_zone", "Berlin", "cadence_time_zone"),
+    ("cadence_window", "22:00-05:00", "cadence_window"),
+    ("coalesce", True, "coalesce"),
+    ("coalesce", "yes", "coalesce"),
     ("batch_events_max", 0, "batch_events_max"),
     ("batch_events_max", 1001, "batch_events_max"),
     ("start_at", "yesterday", "start_at"),
@@ -167,6 +176,33 @@ REFUSED: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("name", "value", "place"), REFUSED, ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(REFUSED)])
 def test_what_is_beyond_the_bounds_is_refused_at_its_place(name: str, value: Any, place: str) -> None:
     assert [problem.field for problem in problems({name: value})] == [place]
+
+
+@pytest.mark.parametrize(("changes", "place", "words"), [
+    ({"cadence_s": 60, "cadence_cron": "0 2 * * *"}, "cadence_cron", ("cadence_s",)),
+    ({"cadence_s": 60, "cadence_window": "22:00"}, "cadence_window", ("22:00-05:00",)),
+    ({"cadence_s": 60, "cadence_window": "22:00-22:00"}, "cadence_window", ("empty",)),
+    ({"cadence_s": 60, "events": ["BALANCE_CHANGED", "ACCOUNT_SUSPENDED"]}, "cadence_s", ("ACCOUNT_SUSPENDED, BALANCE_CHANGED", "at once", "PROFILE_CHANGED")),
+    ({"cadence_cron": "0 2 * * *", "events": ["TIER_CHANGED"]}, "cadence_cron", ("TIER_CHANGED", "at once")),
+    ({"cadence_s": 60, "coalesce": True, "events": ["MEMBER_ENROLLED"]}, "coalesce", ("MEMBER_ENROLLED", "PROFILE_CHANGED")),
+], ids=["two", "no-window", "empty-window", "at-once", "at-once-cron", "coalesce"])  # fmt: skip
+def test_a_cadence_is_one_and_for_something(changes: dict[str, Any], place: str, words: tuple[str, ...]) -> None:
+    (problem,) = problems(changes)
+    assert problem.field == place and all(word in problem.detail for word in words)
+
+
+def test_a_document_that_was_taken_before_is_read_whatever_its_cadence_is_for() -> None:
+    assert document.read_destination("crm", LEAST | {"cadence_s": 60, "events": ["TIER_CHANGED"]}, programs=None).cadence_s == 60.0
+
+
+@pytest.mark.parametrize(("changes", "shown"), [
+    ({}, None),
+    ({"cadence_s": 90}, "every 90s"),
+    ({"cadence_cron": "0 2 * * *", "cadence_time_zone": "Europe/Berlin", "cadence_window": "01:00-05:00"}, "cron 0 2 * * * Europe/Berlin, 01:00-05:00"),
+], ids=["none", "every", "cron"])  # fmt: skip
+def test_what_a_cadence_is(changes: dict[str, Any], shown: str | None) -> None:
+    cadence = read(changes).cadence
+    assert (None if cadence is None else str(cadence)) == shown
 
 
 @pytest.mark.parametrize("name", ["", "CRM", "c_rm", "-crm", "c" * 64, "crm#batch"])
@@ -285,16 +321,23 @@ DESTINATIONS = st.builds(
     on_dead_letter=st.sampled_from(OnDeadLetter),
     breaker=st.sampled_from(Breaker),
     disable_after_s=st.none() | some(document.NUMBERS["disable_after_s"]),
-    cadence_s=st.none() | some(document.NUMBERS["cadence_s"]),
+    cadence_s=st.just(60.0),
+    cadence_time_zone=st.sampled_from(["UTC", "Europe/Berlin"]),
+    cadence_window=st.sampled_from(["", "22:00-05:00"]),
+    coalesce=st.booleans(),
     batch_events_max=st.integers(1, 1000),
     start_at_ms=TIMES,
 )  # fmt: skip
 
 
-@given(DESTINATIONS)
-def test_a_destination_is_its_document(destination: Destination) -> None:
+@given(DESTINATIONS, st.none() | some(document.NUMBERS["cadence_s"]) | st.sampled_from(["0 2 * * *", "*/5 8-20 * * 1-5"]))
+def test_a_destination_is_its_document(destination: Destination, cadence: float | str | None) -> None:
+    if cadence is None:
+        destination = replace(destination, cadence_s=None, cadence_window="", coalesce=False)
+    else:
+        destination = replace(destination, **({"cadence_s": None, "cadence_cron": cadence} if isinstance(cadence, str) else {"cadence_s": cadence}))
     content = json.loads(json.dumps(document.to_document(destination)))
-    assert document.read_destination("crm", content, programs=PROGRAMS) == destination
+    assert document.read_destination("crm", content, programs=None) == destination
 
 
 @given(st.builds(DestinationState, name=st.just("crm"), state=st.sampled_from(State), reason=TEXTS, detail=TEXTS, failing_since_ms=st.none() | TIMES))

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from schemas.records import DeliveryAudit, DeliveryProgress, DeliveryResult, LoyaltyEventKind, ProgressKind
 from sinks.base import Receipt, Verdict
-from sinks.delivery import channels, hub, partition, reading
+from sinks.delivery import channels, hub, partition
 from sinks.delivery.attempt import GONE, Result
 from sinks.delivery.hub import Hub
 from sinks.delivery.journal import Doubtful, Fenced, Write
@@ -294,7 +294,7 @@ def replaced(world: World) -> Iterator[None]:
     """Clocks, journals, receivers: all that leads out of the process."""
     clock = SimpleNamespace(monotonic=now_s, time=lambda: now_ms() / 1000, time_ns=lambda: now_ms() * 1_000_000)
     with ExitStack() as stack:
-        for module in (hub, partition, reading):
+        for module in (hub, partition):
             stack.enter_context(patch.object(module, "time", clock))
         stack.enter_context(patch.object(partition, "Journal", partial(MemoryJournal, world)))
         stack.enter_context(patch.object(hub, "Exchange", partial(MemoryExchange, world)))
@@ -315,8 +315,10 @@ class ObservedHub(Hub):
 class Process:
     """The sink, from its start until it is stopped or killed."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, polls_s: Sequence[float] = (0.002, 0.02)) -> None:
+        """`polls_s`: how long the feed may take from one look at the log to the next."""
         self._world = world
+        self._polls_s = polls_s
         world.desk._listeners.clear()
         self.hub = ObservedHub(world)
         self.hub.start()
@@ -340,7 +342,7 @@ class Process:
             if position < end:
                 self.hub.received(*PLACE, self._world.records(position, end), [], end)
                 position = end
-            await asyncio.sleep(self._world.random.choice((0.002, 0.02)))
+            await asyncio.sleep(self._world.random.choice(self._polls_s))
 
     async def kill(self) -> None:
         """Nothing that it still does counts."""
@@ -395,6 +397,7 @@ class Simulation:
         choice = self._random.choice
         return destination(
             "http://127.0.0.1:9/hooks", name, timeout_s=1.0, concurrency_max=choice((1, 4, 32)), cadence_s=choice((None, None, 1.0)),
+            coalesce=choice((False, True)),
             batch_events_max=choice((1, 3, 100)), on_dead_letter=choice(tuple(OnDeadLetter)), breaker=choice(tuple(Breaker)),
             give_up_after_s=choice((3.0, 3600.0)),
             events=choice((frozenset(), frozenset({"BALANCE_CHANGED", "PROFILE_CHANGED"}))), retry_delays_s=choice(((), (0.1, 0.5))), disable_after_s=None,
@@ -543,12 +546,18 @@ def check_audit(world: World) -> None:
         number, record_hash = chain.get(one.destination, (0, ""))
         if (one.chain_number, one.previous_hash) != (number + 1, record_hash):
             raise Violation(f"{one.destination}: chain number {one.chain_number} follows {number}")
+        if one.result is DeliveryResult.SUPERSEDED and not any(is_newer(record, records[one.event_id]) for record in records.values()):
+            raise Violation(f"{one.destination}: {one.event_id} is superseded by nothing")
         chain[one.destination] = (one.chain_number, one.record_hash)
         if one.kind != "RANGE" and not world.is_replayed(one.destination, records[one.event_id]):
             ends[one.destination, one.event_id] += 1
     for (name, event_id), count in ends.items():
         if count > world.generations[name]:
             raise Violation(f"{name}: {event_id} ended {count} times")
+
+
+def is_newer(record: Outgoing, than: Outgoing) -> bool:
+    return record.offset > than.offset and (record.lane, record.record.kind) == (than.lane, than.record.kind)
 
 
 def check_leftovers(world: World, process: Process) -> None:
