@@ -12,7 +12,7 @@ from streams.settings import Settings
 
 ANSWER_S = 60.0
 RESULTS = """
-SELECT event_id, countIf(result = 'DELIVERED') > 0 AS delivered, argMax(result, source_offset) IN ('DEAD_LETTERED', 'SKIPPED') AS failed
+SELECT event_id, countIf(result IN ('DELIVERED', 'SUPERSEDED')) > 0 AS delivered, argMax(result, source_offset) IN ('DEAD_LETTERED', 'SKIPPED') AS failed
 FROM delivery_audit
 WHERE destination = {destination:String} AND event_id IN {events:Array(String)}
 GROUP BY event_id

@@ -171,6 +171,7 @@ def outcome(number: int, result: DeliveryResult, member_id: str = "m-1", **field
 
 
 DELIVERED, DEAD, SKIPPED, DROPPED = DeliveryResult.DELIVERED, DeliveryResult.DEAD_LETTERED, DeliveryResult.SKIPPED, DeliveryResult.DROPPED
+SUPERSEDED = DeliveryResult.SUPERSEDED
 AUDITS = [
     outcome(1, DELIVERED),
     outcome(2, DEAD),
@@ -183,6 +184,7 @@ AUDITS = [
     outcome(9, DEAD, program_id="staff"),
     outcome(10, DEAD), outcome(10, DROPPED),
     outcome(11, DEAD), outcome(11, DELIVERED, destination="app"),
+    outcome(13, SUPERSEDED),
 ]
 
 
@@ -221,7 +223,7 @@ def test_dead_letters_are_what_was_given_up_and_not_delivered_since(audited: Set
 def test_a_replay_sends_what_its_newest_word_says_is_missing(audited: Settings, which: Which, found: list[int]) -> None:
     """Of a window's worth of events at once, some with names that ClickHouse must be told with care."""
     names = ["Zoë", "a'b", "a\\", "\\'), ('x", "t\tn\n", "{x:String}"]
-    events = [examples.event(number) for number in range(1, 13)] + [examples.event(number, names[number % 6]) for number in range(488)]
+    events = [examples.event(number) for number in range(1, 14)] + [examples.event(number, names[number % 6]) for number in range(487)]
     records = [Outgoing(offset=number, key=b"", record=event, timestamp_ms=MOMENT_MS) for number, event in enumerate(events)]
 
     async def choose() -> list[Outgoing]:
@@ -232,8 +234,8 @@ def test_a_replay_sends_what_its_newest_word_says_is_missing(audited: Settings, 
             await history.close()
 
     chosen = asyncio.run(choose())
-    assert [one.record.sequence for one in chosen if one.offset < 12] == found
-    assert len(chosen) == len(found) + (488 if which is Which.MISSING else 0)
+    assert [one.record.sequence for one in chosen if one.offset < 13] == found
+    assert len(chosen) == len(found) + (487 if which is Which.MISSING else 0)
 
 
 def test_many_long_ids_are_sought_at_once(audited: Settings) -> None:
