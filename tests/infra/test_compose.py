@@ -22,7 +22,7 @@ OURS = {process.name: SERVICES[process.name] for process in PIPELINE}
 
 
 def test_one_service_per_process_of_the_pipeline_and_the_same_commands() -> None:
-    assert set(SERVICES) == {*OURS, "kafka", "valkey", "clickhouse", "prometheus", "registry"}
+    assert set(SERVICES) == {*OURS, "kafka", "valkey", "clickhouse", "prometheus", "grafana", "registry"}
     for process in PIPELINE:
         assert tuple(OURS[process.name]["command"]) == process.command[3:], process.name
 
