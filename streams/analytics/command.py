@@ -230,6 +230,6 @@ def _list(*, as_json: bool) -> None:
         table.add_column(name, justify="right" if name == "rows" else "left", no_wrap=name == "report")
     for one in found:
         rows, at = computed.get(one.name, (None, None))
-        is_computed = rows is not None and at is not None and rows > 0
-        table.add_row(one.name, one.title, f"{rows:,}" if is_computed else "", f"{at:%Y-%m-%d %H:%M}" if is_computed else "not yet", str(one.cadence))
+        when = "not yet" if rows is None or at is None else f"{at:%Y-%m-%d %H:%M}" if rows else "has no rows"
+        table.add_row(one.name, one.title, "" if rows is None else f"{rows:,}", when, str(one.cadence))
     Console().print(table)

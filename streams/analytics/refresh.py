@@ -2,29 +2,32 @@
 
 The rows of a period are made in a table beside it and then put in its place by one statement. A refresh that is killed leaves the old rows;
 the next one makes all of that again. What came late is found by when it was mirrored, so a stay that is booked a year late changes its own month.
+
+A report that is new, in its version or in its database, gets its name when all of its months are there: a table of that name is whole. Each
+refresh has tables of its own, and takes those of others away when it begins. So of two at once, as when a scheduler that was paused goes on
+beside the one that leads now, the older one fails; their rows never mix.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse import connect
-from sinks.clickhouse.migrations import render
+from sinks.clickhouse.migrations import on_cluster, render
 from streams.analytics.catalogue import Grain, Report
 from streams.errors import UnavailableError
 from streams.settings import Settings
 
-log = logging.getLogger(__name__)
-
 OVERLAP = timedelta(minutes=10)
 """Rows that were on their way when the last refresh began."""
 PARTITIONS = {Grain.MONTH: "PARTITION BY toYYYYMM(period)", Grain.SNAPSHOT: "PARTITION BY toYYYYMMDD(period)", Grain.WHOLE: ""}
-NEXT = "_next"
+BESIDE = "_beside_"
+"""Between the name of a report's table and what names one refresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +54,34 @@ def refresh(settings: Settings, report: Report, *, until_ms: int, previous_ms: i
 
 
 def _refresh(client: Client, settings: Settings, report: Report, until: datetime, previous: datetime | None) -> Refreshed:
-    known = bool(int(str(client.command(f"EXISTS TABLE {report.table}"))))
-    make_tables(client, report, settings.clickhouse_cluster)
+    cluster = settings.clickhouse_cluster
+    of_others = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String})"
+    for (name,) in client.query(of_others, parameters={"prefix": report.table + BESIDE}).result_rows:
+        client.command(f"DROP TABLE IF EXISTS {name} {on_cluster(cluster)}")
+    is_known = bool(int(str(client.command(f"EXISTS TABLE {report.table}"))))
+    beside = f"{report.table}{BESIDE}{uuid4().hex}"
+    target = report.table if is_known else f"{beside}_whole"
+    for name in {beside, target}:
+        make_table(client, report, name, cluster)
     if report.grain is Grain.MONTH:
-        periods = months(client, report, until, previous if known else None, settings.report_recompute_days)
-        return Refreshed(sum(_replace(client, report, settings, since, end, f"{since:%Y%m}") for since, end in periods), len(periods))
-    partition = f"{until:%Y%m%d}" if report.grain is Grain.SNAPSHOT else "tuple()"
-    return Refreshed(_replace(client, report, settings, datetime(1900, 1, 1, tzinfo=UTC), until, partition), 1)
+        found = months(client, report, until, previous if is_known else None, settings.report_recompute_days)
+        periods = [(since, end, f"{since:%Y%m}") for since, end in found]
+    else:
+        periods = [(datetime(1900, 1, 1, tzinfo=UTC), until, f"{until:%Y%m%d}" if report.grain is Grain.SNAPSHOT else "tuple()")]
+    rows = sum(_replace(client, report, target, beside, *period) for period in periods)
+    if not is_known:
+        client.command(f"RENAME TABLE {target} TO {report.table} {on_cluster(cluster)}")
+    client.command(f"DROP TABLE {beside} {on_cluster(cluster)}")
+    return Refreshed(rows, len(periods))
 
 
-def make_tables(client: Client, report: Report, cluster: str = "") -> None:
-    """The report's table and the one beside it, with the columns that the SQL gives; harmless to repeat."""
-    described = client.query(f"DESCRIBE TABLE ({report.sql})", parameters=_values(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)))
+def make_table(client: Client, report: Report, name: str, cluster: str = "") -> None:
+    """A table for rows of the report, with the columns that the SQL gives; harmless to repeat."""
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    described = client.query(f"DESCRIBE TABLE ({report.sql})", parameters=_values(day, day))
     columns = [f"`{row[0]}` {row[1]}" for row in described.result_rows] + ["`computed_at` DateTime64(3, 'UTC')"]
-    for name in (report.table, report.table + NEXT):
-        statement = f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(columns)}) ENGINE = MergeTree {PARTITIONS[report.grain]} ORDER BY tuple()"
-        client.command(render(statement, cluster))
+    statement = f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(columns)}) ENGINE = MergeTree {PARTITIONS[report.grain]} ORDER BY tuple()"
+    client.command(render(statement, cluster))
 
 
 def months(client: Client, report: Report, until: datetime, previous: datetime | None, recompute_days: int) -> list[tuple[datetime, datetime]]:
@@ -85,20 +100,17 @@ def months(client: Client, report: Report, until: datetime, previous: datetime |
     return [(month, _next(month)) for month in sorted(found)]
 
 
-def _replace(client: Client, report: Report, settings: Settings, since: datetime, until: datetime, partition: str) -> int:
-    """Make the rows of one period and put them in the place of its old ones; how many they are."""
-    beside = report.table + NEXT
-    client.command(f"TRUNCATE TABLE {beside}{_cluster(settings)}")  # Of a refresh that was killed.
+def _replace(client: Client, report: Report, target: str, beside: str, since: datetime, until: datetime, partition: str) -> int:
+    """Make the rows of one period and put them in the place of its old ones; how many they are.
+
+    Without ON CLUSTER: the replica that has made the rows hands them on, while another one might not have all of them yet.
+    """
+    client.command(f"TRUNCATE TABLE {beside}")
     client.command(f"INSERT INTO {beside} SELECT *, now64(3, 'UTC') FROM ({report.sql})", parameters=_values(since, until))
     rows = int(str(client.command(f"SELECT count() FROM {beside}")))
     change = f"REPLACE PARTITION {partition} FROM {beside}" if rows else f"DROP PARTITION {partition}"  # Servers refuse to replace by nothing.
-    client.command(f"ALTER TABLE {report.table}{_cluster(settings)} {change}")
-    client.command(f"TRUNCATE TABLE {beside}{_cluster(settings)}")
+    client.command(f"ALTER TABLE {target} {change}")
     return rows
-
-
-def _cluster(settings: Settings) -> str:
-    return f" ON CLUSTER '{settings.clickhouse_cluster}'" if settings.clickhouse_cluster else ""
 
 
 def _values(since: datetime, until: datetime) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -18,6 +21,7 @@ from sinks import clickhouse
 from streams.analytics import catalogue, refresh
 from streams.analytics.catalogue import Grain, Report
 from streams.cli import main
+from streams.errors import UnavailableError
 from streams.settings import Settings
 from tests.analytics import world
 from tests.analytics.world import ms
@@ -148,20 +152,98 @@ def test_what_comes_late_changes_its_own_month_and_no_other(settings: Settings, 
 def test_a_month_without_rows_any_more_is_empty(settings: Settings, client: Client) -> None:
     report = catalogue.load()["tier-movement"]
     run(settings, report.name)
-    refresh._replace(client, report, settings, refresh._time(ms("2026-02-01")), refresh._time(ms("2026-02-02")), "202602")
-    assert rows(client, report, ("period",)) == []
+    client.command(f"INSERT INTO {report.table} SELECT * REPLACE (toDate('2026-05-01') AS period) FROM {report.table}")
     run(settings, report.name)
+    assert rows(client, report, ("period",)) == [(FEBRUARY,), (date(2026, 5, 1),)]  # Nothing came for May, and it is long ago.
+    run(settings, report.name, until_ms=ms("2026-06-01"), previous_ms=NOW_MS)
+    assert rows(client, report, ("period",)) == [(FEBRUARY,)]
 
 
-def test_a_refresh_that_is_killed_leaves_the_old_rows(settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the rows that are new and the statement that puts them in their place."""
+# Stops where the new rows of a period are made and the old ones still in their place.
+UNTIL_KILLED = """
+import sys, threading
+from clickhouse_connect.driver.httpclient import HttpClient
+from streams import settings
+from streams.analytics import catalogue, refresh
+
+command = HttpClient.command
+
+def until_replaced(client, statement, *arguments, **options):
+    if statement.startswith("ALTER TABLE"):
+        print("made", flush=True)
+        threading.Event().wait()
+    return command(client, statement, *arguments, **options)
+
+HttpClient.command = until_replaced
+refresh.refresh(settings.load(), catalogue.load()[sys.argv[1]], until_ms=int(sys.argv[2]), previous_ms=None)
+"""
+
+
+@pytest.fixture
+def paused(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """A refresh in a process of its own, which stops before it replaces the first period."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", UNTIL_KILLED, name, str(NOW_MS)]
+        process = subprocess.Popen(command, env=os.environ | settings.environment(), stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "made\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def tables_of(client: Client, report: Report) -> list[str]:
+    return [row[0] for row in client.query(f"SHOW TABLES LIKE '{report.table}%'").result_rows]
+
+
+def test_a_refresh_that_is_killed_leaves_the_old_rows(settings: Settings, client: Client, paused: Callable[[str], subprocess.Popen[str]]) -> None:
     report = catalogue.load()["redemption-rate"]
     columns, expected = EXPECTED[report.name]
     run(settings, report.name)
-    client.command(f"INSERT INTO {report.table}{refresh.NEXT} SELECT * REPLACE (1 AS points_issued) FROM {report.table}")
-    assert rows(client, report, columns) == expected
+    client.command(f"ALTER TABLE {report.table} DROP PARTITION 202602")  # What the old rows are told by.
+    killed = paused(report.name)
+    killed.kill()
+    killed.wait()
+    assert len(tables_of(client, report)) == 2
+    assert rows(client, report, columns) == [expected[0], expected[2]]
     run(settings, report.name)
     assert rows(client, report, columns) == expected
+    assert tables_of(client, report) == [report.table]
+
+
+def test_a_first_refresh_that_is_killed_is_no_report_yet(settings: Settings, client: Client, paused: Callable[[str], subprocess.Popen[str]]) -> None:
+    """Else the next one would take the months that are missing for unchanged ones."""
+    report = catalogue.load()["active-members"]
+    columns, expected = EXPECTED[report.name]
+    client.command(f"DROP TABLE IF EXISTS {report.table}")
+    paused(report.name).kill()
+    assert report.table not in tables_of(client, report)
+    run(settings, report.name, previous_ms=NOW_MS)
+    assert rows(client, report, columns) == expected
+
+
+def test_of_two_refreshes_at_once_the_older_one_fails(settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a scheduler was paused while another one began to lead."""
+    report = catalogue.load()["redemption-rate"]
+    columns, expected = EXPECTED[report.name]
+    run(settings, report.name)
+    months = refresh.months
+
+    def while_another_one_runs(*arguments: Any) -> Any:
+        monkeypatch.setattr(refresh, "months", months)
+        run(settings, report.name)
+        return months(*arguments)
+
+    monkeypatch.setattr(refresh, "months", while_another_one_runs)
+    with pytest.raises(UnavailableError, match=report.table):
+        run(settings, report.name)
+    assert rows(client, report, columns) == expected
+    assert tables_of(client, report) == [report.table]
 
 
 def test_every_grain_is_in_use() -> None:

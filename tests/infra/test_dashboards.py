@@ -37,7 +37,7 @@ def client(make_settings: Callable[..., Settings]) -> Iterator[Client]:
     clickhouse.migrate(settings)
     connected = clickhouse.connect(settings)
     for report in catalogue.load().values():
-        refresh.make_tables(connected, report)
+        refresh.make_table(connected, report, report.table)
     yield connected
     connected.close()
 
