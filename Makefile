@@ -20,7 +20,7 @@ up: $(VENV)/ready            ## the embedded stack and the pipeline, to explore
 	$(BIN)/loyalty up
 
 test: $(VENV)/ready          ## all tests, on real parts
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-registry: $(VENV)/ready ## the codec against a real schema registry; downloads 142 MB once
 	$(BIN)/python -m pytest -m registry tests/schemas

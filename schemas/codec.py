@@ -1,6 +1,7 @@
 """records <-> bytes in Confluent's wire format: one zero byte, four bytes of schema id (big-endian), Avro binary."""
 
 import io
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -29,6 +30,10 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of an object in memory, in an error's text."""
 
 
 class Registry(Protocol):
@@ -102,7 +107,8 @@ class Codec:
                 raise ValueError(f"{len(data) - body.tell()} bytes follow the record")
             return made(value)
         except Exception as error:  # Hostile bytes make fastavro raise errors of many types.
-            raise ContractError("UNDECODABLE", f"schema {schema_id}: {type(error).__name__}: {error}"[:500]) from error
+            said = ADDRESS.sub("", str(error))  # The same bytes are told of in the same words.
+            raise ContractError("UNDECODABLE", f"schema {schema_id}: {type(error).__name__}: {said}"[:500]) from error
 
     def _writer(self, schema_id: int, expected: str) -> Any:
         writer = self._writers.get(schema_id)

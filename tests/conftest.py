@@ -24,10 +24,19 @@ STACK_FIXTURES = {"kafka", "valkey", "clickhouse", "make_settings"}
 MakeSettings = Callable[..., Settings]
 
 
+LONG = (
+    "chaos/test_storm.py", "domain/test_seeded_faults.py", "domain/test_machine.py", "e2e/test_delivery_storm.py", "e2e/test_kill_worker.py",
+    "e2e/test_reconcile_source.py", "engine/test_exactly_once.py", "loads/test_load.py", "sinks/delivery/test_simulation.py",
+    "agreement/test_agreement.py", "infra/test_kafka_server.py",
+)  # fmt: skip
+"""Files that take a minute and more: processes that share the tests begin with them, so that none is left alone with one at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if STACK_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.stack)
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,8 @@ def of(items: Sequence[Item[Any]], receipts: Sequence[Receipt], rows: Any) -> li
     follow = _integers([item.offset if item.follows is None else min(item.follows, item.offset) for item in items])
     refused = np.array([receipt.verdict is Verdict.REFUSED for receipt in receipts], dtype=bool)
     row_numbers = np.asarray(rows["source_partition"])
-    points = np.asarray(rows["points_delta"]) if "points_delta" in rows.column_names else np.zeros(rows.num_rows, dtype=np.int64)
+    # Of an audit's record it may be empty: a command that was refused moved nothing.
+    points = np.asarray(rows["points_delta"].fill_null(0)) if "points_delta" in rows.column_names else np.zeros(rows.num_rows, dtype=np.int64)
     found = []
     for number in np.unique(numbers):
         own, own_rows = numbers == number, row_numbers == number

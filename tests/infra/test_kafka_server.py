@@ -120,7 +120,7 @@ def test_what_the_broker_says_is_in_the_log(kafka: KafkaServer) -> None:
     text = kafka.log_file.read_text()
     assert "Kafka Server started" in text
     assert "SLF4J" not in text and "WARNING: " not in text
-    assert text.count("\n") < 20_000
+    assert text.count("\n") < 100_000  # Every module of tests before this one has made topics of its own: some lines each.
 
 
 def test_a_broker_that_cannot_start_says_why(server: KafkaServer) -> None:
