@@ -24,6 +24,7 @@ SECTIONS = {
     "delivery_attempts": "Every attempt to deliver an event about the member, with what was sent and what the destination answered. What senders gave"
     " as reasons is masked. Kept for LOYALTY_ATTEMPT_RETENTION_DAYS, 30 unless said; what went out in batches with others' events is not in here.",
     "delivery_notices": "What happened to destinations because of an event about the member: it was given up, for example. Kept as long as the audit.",
+    "agreement_differences": "What reconciliations of the copies have found about the member: numbers, points and hashes, no contents of the profile.",
     "dead_letters": "Records under the member's key that could not be processed: why and where. Their bytes are in the topic of dead letters.",
 }
 """Section of the export -> what it is, and how long it stays."""

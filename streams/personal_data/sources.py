@@ -26,10 +26,11 @@ WHERE database = currentDatabase() AND engine LIKE '%MergeTree' AND name IN (
 ORDER BY name FORMAT JSONEachRow
 """
 ROWS = """
-SELECT * EXCEPT (mirrored_at) FROM {table:Identifier} FINAL
+SELECT * EXCEPT ('^(mirrored|written)_at$') FROM {table:Identifier} FINAL
 WHERE program_id = {program_id:String} AND member_id = {member_id:String}
-ORDER BY source_partition, source_offset FORMAT JSONEachRow
+ORDER BY tupleElement(tuple(COLUMNS('^(source_partition|started_at)$')), 1), tupleElement(tuple(COLUMNS('^(source_offset|number)$')), 1) FORMAT JSONEachRow
 """
+"""In the order of the topic; what is no record of a topic, a finding of a reconciliation, in the order in which it was found."""
 DEAD_LETTERS = """
 SELECT * EXCEPT (mirrored_at) FROM dead_letters FINAL WHERE key = concat({program_id:String}, '/', {member_id:String})
 ORDER BY failed_at, dead_letter_id FORMAT JSONEachRow
