@@ -24,7 +24,7 @@ ELSEWHERE = {
     "balance": ("streams.as_of.command", "balance", "What members had at any moment, by what had happened or what was known."),
     "explain": ("streams.explanation.command", "explain", "The whole way of an event, a webhook, a transaction, a request, or of a member's last."),
     "member": ("streams.member_view", "member", "Show a member's account, and the last entries of its ledger."),
-    "reconcile": ("streams.reconciliation.command", "reconcile", "Compare all copies, or a source's export, with each other; say why they differ, and mend it."),
+    "reconcile": ("streams.reconciliation.command", "reconcile", "Compare all copies, or a source's export; say why they differ, and mend it."),
     "load": ("streams.loads.command", "load", "Load the history of another system, beside live traffic."),
     "export": ("streams.personal_data.command", "export", "Everything that is held of a member, in one document."),
     "erase": ("streams.personal_data.command", "erase", "Erase a member's personal data everywhere, and say what remains."),
