@@ -6,7 +6,9 @@ Outside any consumer group, committed records only. A broker that is away is wai
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -16,19 +18,23 @@ from streams.topics import Topic
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH_RECORDS = 1000
 POLL_S = 0.1
 RECONNECT_S = 0.2
+REPORT_S = 10.0
 ASK_TIMEOUT_S = 10.0
 
 
-class LogFollower:
-    """Reads in a thread; `take` gets the records of each partition in their order, in the loop in which the follower is made."""
+class LogFollower(Generic[T]):
+    """Reads in a thread; `take` gets what the records of each partition say, in their order, in the loop in which the follower is made."""
 
-    def __init__(self, settings: Settings, topic: Topic, take: Callable[[list[Message]], None]) -> None:
-        """`take` must not raise."""
+    def __init__(self, settings: Settings, topic: Topic, read: Callable[[Message], T | None], take: Callable[[list[T]], None]) -> None:
+        """`read` says, in the thread, what a record means; None for one that says nothing. Neither may raise."""
         self._settings = settings
         self._topic = topic.name(settings.topic_prefix)
+        self._read = read
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
@@ -65,7 +71,9 @@ class LogFollower:
             except (KafkaException, RuntimeError) as error:
                 if said != str(error):
                     said = str(error)
-                    log.warning("follower.interrupted", extra={"topic": self._topic, "reason": said})
+                    # Before the first record there may be no topic yet: whoever is to make it starts beside this.
+                    level = logging.WARNING if self._positions else logging.INFO
+                    log.log(level, "follower.interrupted", extra={"topic": self._topic, "reason": said})
                 self._closing.wait(RECONNECT_S)
             finally:
                 if consumer is not None:
@@ -76,7 +84,7 @@ class LogFollower:
         for number in partitions:  # Of a partition without a leader, a consumer would not say so for long.
             consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=ASK_TIMEOUT_S)
         consumer.assign([TopicPartition(self._topic, number, self._positions.get(number, OFFSET_BEGINNING)) for number in partitions])
-        unended = set(partitions)
+        unended, reported_s = set(partitions), 0.0
         while not self._closing.is_set():
             first = consumer.poll(POLL_S)
             if first is None:
@@ -86,14 +94,18 @@ class LogFollower:
                 error, partition, offset = message.error(), message.partition(), message.offset()
                 if error is None and partition is not None and offset is not None:
                     self._positions[partition] = offset + 1
-                    batch.append(message)
+                    if (said := self._read(message)) is not None:
+                        batch.append(said)
                 elif error is not None and error.code() == KafkaError._PARTITION_EOF and partition is not None:
                     unended.discard(partition)
                 elif error is not None and error.fatal():
                     raise KafkaException(error)
+                elif error is not None and time.monotonic() - reported_s > REPORT_S:
+                    reported_s = time.monotonic()
+                    log.warning("follower.error", extra={"topic": self._topic, "reason": error.str()})
             self._hand_over(batch, not unended)
 
-    def _hand_over(self, batch: list[Message], at_end: bool) -> None:
+    def _hand_over(self, batch: list[T], at_end: bool) -> None:
         try:
             if batch:
                 self._loop.call_soon_threadsafe(self._take, batch)

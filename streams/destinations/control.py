@@ -9,13 +9,12 @@ import asyncio
 import json
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.codec import Codec
 from schemas.records import ControlKind, DeliveryControl
@@ -24,6 +23,7 @@ from streams.destinations import document, sealing
 from streams.destinations.document import DocumentError
 from streams.destinations.model import Destination, DestinationState, Job
 from streams.errors import ConfigurationError, ContractError, LoyaltyError, UnavailableError
+from streams.log_follower import LogFollower
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,6 @@ log = logging.getLogger(__name__)
 WRITE_ID = "write_id"
 """Header by which a writer knows its own record."""
 WRITE_TIMEOUT_S = 10.0
-BATCH_RECORDS = 1000
-POLL_S = 0.1
-RECONNECT_S = 0.2
-REPORT_S = 10.0
-ASK_TIMEOUT_S = 10.0
 
 Value = Destination | DestinationState | Job
 
@@ -69,33 +64,26 @@ class ControlLog:
         self._settings = settings
         self._codec = codec
         self._topic = topics.DELIVERY_CONTROL.name(settings.topic_prefix)
-        self._loop = asyncio.get_running_loop()
         self._newest: dict[str, DeliveryControl] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._writes: dict[str, asyncio.Future[bool]] = {}
         self._producer: Producer | None = None
-        self._is_ready = asyncio.Event()
-        self._positions: dict[int, int] = {}
-        self._ended: set[int] = set()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control-log", daemon=True)
+        self._follower = LogFollower(settings, topics.DELIVERY_CONTROL, self._read, self._take)
 
     def start(self) -> None:
         """Begin to read; `ready` says when all is read."""
-        self._thread.start()
+        self._follower.start()
 
     async def ready(self) -> None:
         """Return once all that the topic held at the start is in force here."""
-        await self._is_ready.wait()
+        await self._follower.ready()
 
     @property
     def is_ready(self) -> bool:
-        return self._is_ready.is_set()
+        return self._follower.is_ready
 
     async def close(self) -> None:
-        self._closing.set()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        await self._follower.close()
         for write in self._writes.values():
             write.cancel()
         self._producer = None
@@ -180,7 +168,7 @@ class ControlLog:
     async def _append(self, key: str, record: DeliveryControl) -> bool:
         """Write a record, wait until it has been read again, and say whether it is what counts."""
         value, write_id = self._codec.encode(record), secrets.token_hex(16)
-        write: asyncio.Future[bool] = self._loop.create_future()
+        write: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._writes[write_id] = write
         if self._producer is None:
             self._producer = kafka.producer(self._settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
@@ -246,63 +234,10 @@ class ControlLog:
             case ControlKind.JOB:
                 _set(self.jobs, name, value)
 
-    # What follows runs in the thread.
-
-    def _run(self) -> None:
-        said = ""
-        while not self._closing.is_set():
-            consumer = None
-            try:
-                consumer = kafka.consumer(self._settings, "delivery-control", enable_partition_eof=True, fetch_wait_max_ms=20)
-                for partition in range(self._settings.kafka_partitions):  # Of a topic without leaders, a consumer would not say so for long.
-                    consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=ASK_TIMEOUT_S)
-                consumer.assign([
-                    TopicPartition(self._topic, partition, self._positions.get(partition, OFFSET_BEGINNING))
-                    for partition in range(self._settings.kafka_partitions)
-                ])  # fmt: skip
-                self._follow(consumer)
-            except (KafkaException, RuntimeError) as error:
-                if said != str(error):
-                    said = str(error)
-                    log.log(logging.WARNING if self._positions else logging.INFO, "control.interrupted", extra={"reason": said})
-                self._closing.wait(RECONNECT_S)
-            finally:
-                if consumer is not None:
-                    consumer.close()
-
-    def _follow(self, consumer: Consumer) -> None:
-        reported_s = 0.0
-        while not self._closing.is_set():
-            first = consumer.poll(POLL_S)
-            if first is None:
-                continue
-            batch = []
-            for message in (first, *consumer.consume(BATCH_RECORDS, timeout=0)):
-                error = message.error()
-                if error is None:
-                    read = self._read(message)
-                    if read is not None:
-                        batch.append(read)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._ended.add(message.partition() or 0)
-                elif error.fatal():
-                    raise KafkaException(error)
-                elif time.monotonic() - reported_s > REPORT_S:
-                    reported_s = time.monotonic()
-                    log.warning("control.error", extra={"reason": error.str()})
-            try:
-                if batch:
-                    self._loop.call_soon_threadsafe(self._take, batch)
-                if len(self._ended) == self._settings.kafka_partitions:
-                    self._ended.clear()  # Only the first time is of interest; being told again does no harm.
-                    self._loop.call_soon_threadsafe(self._is_ready.set)
-            except RuntimeError:  # The loop is closed: nobody reads any more.
-                return
+    # What follows runs in the follower's thread.
 
     def _read(self, message: Message) -> _Read | None:
         """What a record says; None for one that says nothing."""
-        partition, offset = message.partition() or 0, message.offset() or 0
-        self._positions[partition] = offset + 1
         if message.value() is None:
             return None
         headers: dict[str, Any] = dict(message.headers() or ())
@@ -312,7 +247,9 @@ class ControlLog:
             if record.kind is ControlKind.UNKNOWN:
                 raise ContractError("KIND_UNKNOWN", "of a newer version")
         except ContractError as error:
-            log.warning("control.undecodable", extra={"partition": partition, "offset": offset, "reason": error.reason, "detail": error.detail})
+            log.warning("control.undecodable", extra={
+                "partition": message.partition(), "offset": message.offset(), "reason": error.reason, "detail": error.detail,
+            })  # fmt: skip
             return None
         return _Read(record, self._value(record), write_id.decode(errors="replace"))
 

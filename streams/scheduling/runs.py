@@ -49,7 +49,7 @@ class RunLog:
         self.newest: deque[SyncRun] = deque(maxlen=RUNS_KEPT)
         """For people."""
         self._codec = codec
-        self._follower = LogFollower(settings, topics.SYNC_RUNS, self._take)
+        self._follower = LogFollower(settings, topics.SYNC_RUNS, self._read, self._take)
 
     async def open(self) -> None:
         """Return once all that the topic holds is known."""
@@ -62,12 +62,14 @@ class RunLog:
     def standing(self, job: str) -> Standing:
         return self.standings.setdefault(job, Standing())
 
-    def _take(self, batch: list[Message]) -> None:
-        for message in batch:
-            try:
-                run = self._codec.decode(message.value(), SyncRun)
-            except ContractError as error:
-                log.warning("run.unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
-                continue
+    def _read(self, message: Message) -> SyncRun | None:
+        try:
+            return self._codec.decode(message.value(), SyncRun)
+        except ContractError as error:
+            log.warning("run.unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
+            return None
+
+    def _take(self, batch: list[SyncRun]) -> None:
+        for run in batch:
             self.standing(run.job).note(run)
             self.newest.append(run)

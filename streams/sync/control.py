@@ -42,7 +42,7 @@ class SyncControlLog:
         """As they were read since the last change: they are asked for with every command."""
         self._documents: dict[str, dict[str, Any]] = {}
         """Of DRAINED, likewise."""
-        self._follower = LogFollower(settings, topics.SYNC_CONTROL, self._take)
+        self._follower = LogFollower(settings, topics.SYNC_CONTROL, self._read, self._take)
 
     def start(self) -> None:
         """Begin to read; `ready` says when all is read."""
@@ -169,13 +169,15 @@ class SyncControlLog:
             reason = told[0].str() if told and told[0] is not None else "no acknowledgement"
             raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {reason}")
 
-    def _take(self, batch: list[Message]) -> None:
-        for message in batch:
-            try:
-                record = self._codec.decode(message.value(), SyncControl)
-            except ContractError as error:
-                log.warning("sync.control_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
-                continue
+    def _read(self, message: Message) -> SyncControl | None:
+        try:
+            return self._codec.decode(message.value(), SyncControl)
+        except ContractError as error:
+            log.warning("sync.control_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
+            return None
+
+    def _take(self, batch: list[SyncControl]) -> None:
+        for record in batch:
             self._newest[record.kind, record.name] = record
         self._cadences.clear()
         self._documents.clear()
