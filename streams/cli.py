@@ -2,19 +2,18 @@
 
 import asyncio
 import faulthandler
-import getpass
 import importlib
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streams.errors import ConfigurationError, LoyaltyError
+from streams.command_line import EXIT_CONFIGURATION, failures_told, user
+from streams.errors import ConfigurationError
 
 # Command -> (module, attribute, one line of help). The embedded stack's commands live in infra/, beside what they start.
 ELSEWHERE = {
@@ -36,7 +35,6 @@ ELSEWHERE = {
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
 }
 
-EXIT_CONFIGURATION = 2
 APPLY_IN_S = 60
 
 
@@ -77,25 +75,11 @@ def _run(process: str, start: Callable[..., Awaitable[None]]) -> None:
         await start(loaded, configured, stop)
 
     faulthandler.enable()  # RocksDB and librdkafka are not Python: if one of them takes the process down, the log says from where.
-    with _failures_told(process):
+    with failures_told(process):
         loaded = settings.load()
         observability.configure_logging(process, loaded.log_level)
         configured = configuration.load(loaded)
         asyncio.run(serve())
-
-
-@contextmanager
-def _failures_told(command: str) -> Iterator[None]:
-    """Exit code 2 for a configuration that must be mended, 1 for any other failure; standard error says what it is."""
-    try:
-        yield
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"loyalty {command}: {problem}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
-    except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty {command}: {error}", err=True)
-        sys.exit(1)
 
 
 @main.command()
@@ -165,7 +149,7 @@ def check(file: Path, as_json: bool) -> None:
 
     programs: list[str] = []
     problems: list[dict[str, Any]] = []
-    with _failures_told("program check"):
+    with failures_told("program check"):
         try:
             programs = list(configuration.read(file).programs)
         except ConfigurationError as error:
@@ -194,7 +178,7 @@ def apply(in_s: int | None, at: str | None, as_json: bool) -> None:
 
     if in_s is not None and at is not None:
         raise click.UsageError("--in and --at exclude each other")
-    with _failures_told("program apply"):
+    with failures_told("program apply"):
         loaded = settings.load()
         configured = configuration.load(loaded)
         effective_from_ms = time.time_ns() // 1_000_000 + (in_s or APPLY_IN_S) * 1000
@@ -202,7 +186,7 @@ def apply(in_s: int | None, at: str | None, as_json: bool) -> None:
             reader = TomlReader()
             effective_from_ms = reader.instant_ms("", {"--at": at}, "--at") or 0
             reader.raise_problems()
-        published = publishing.apply(loaded, configured, effective_from_ms=effective_from_ms, actor=_user())
+        published = publishing.apply(loaded, configured, effective_from_ms=effective_from_ms, actor=user())
     rows = [
         {"program": record.program_id, "version": record.version, "effective_from": publishing.rfc_3339(record.effective_from_ms),
          "published_by": record.published_by}
@@ -220,7 +204,7 @@ def list_versions(as_json: bool) -> None:
     """Show the published versions of all programmes, and whether the newest one is what LOYALTY_CONFIG_FILE says."""
     from streams import configuration, publishing, settings
 
-    with _failures_told("program list"):
+    with failures_told("program list"):
         loaded = settings.load()
         rules = configuration.load(loaded).rules if loaded.config_file else {}
         published = publishing.read_published(loaded)
@@ -239,13 +223,6 @@ def list_versions(as_json: bool) -> None:
         click.echo("Nothing is published.")
         return
     _show(rows, as_json, "Versions of the programmes. The first one is in force for all that was before it, too.")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return "unknown"
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

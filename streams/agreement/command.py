@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from streams.command_line import failures_told
 from streams.errors import ConfigurationError
-from streams.reconciliation.printing import EXIT_DIFFERENCES, EXIT_FAILED, failures_told, progress, writer
+from streams.reconciliation.printing import EXIT_DIFFERENCES, EXIT_FAILED, progress, writer
 
 
 def compare(
@@ -28,7 +29,7 @@ def compare(
         raise click.UsageError("--member needs --program")
     console = Console(stderr=True)
     write = writer(as_json, as_csv, _line)
-    with failures_told():
+    with failures_told("reconcile", EXIT_FAILED):
         loaded = settings.load()
         scope = Scope(program_id=program_id or "", member_id=member_id or "")
         configured = configuration.load(loaded)

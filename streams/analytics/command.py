@@ -3,12 +3,10 @@
 import csv
 import io
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
@@ -19,11 +17,11 @@ from rich.text import Text
 from streams import settings as settings_module
 from streams.analytics import catalogue, charts
 from streams.analytics.catalogue import Report
-from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
+from streams.command_line import failures_told
+from streams.errors import ConfigurationError, LoyaltyError
 from streams.history import EPOCH, instant_ms
 from streams.settings import Settings
 
-EXIT_CONFIGURATION = 2
 SHOWN_MAX = 200  # Rows on a screen.
 PICTURES = (".png", ".svg", ".html", ".htm")
 TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, 'report_')"
@@ -62,10 +60,10 @@ def report(
     loyalty report liability --format csv > liability.csv
     """
     if name is None:
-        with _failures_told():
+        with failures_told("report"):
             _list(as_json=form == "json")
         return
-    with _failures_told():
+    with failures_told("report"):
         found = catalogue.load().get(name)
         if found is None:
             raise ConfigurationError(f"There is no report {name!r}. There are: {', '.join(catalogue.load())}.")
@@ -88,46 +86,13 @@ def report(
         _say_age(found, rows, computed_at)
 
 
-@contextmanager
-def _failures_told() -> Iterator[None]:
-    try:
-        yield
-    except ConfigurationError as error:
-        _fail(error, EXIT_CONFIGURATION)
-    except LoyaltyError as error:
-        _fail(error, 1)
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    for line in str(error).splitlines():
-        click.echo(f"loyalty report: {line}", err=True)
-    sys.exit(code)
-
-
-@contextmanager
-def _client(settings: Settings) -> Iterator[Any]:
-    """A client of ClickHouse; its errors as ours."""
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    from sinks.clickhouse import connect
-
-    try:
-        client = connect(settings)
-        try:
-            yield client
-        finally:
-            client.close()
-    except ClickHouseError as error:
-        raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {str(error).partition(chr(10))[0][:300]}") from error
-
-
 def _read(
     settings: Settings, found: Report, program: str | None, since: datetime | None, until: datetime | None, *, fresh: bool
 ) -> tuple[list[Row], datetime | None]:  # fmt: skip
     """The rows, and when they were computed: None for now."""
-    from streams.analytics import refresh
+    from streams.analytics import refresh  # ClickHouse's client takes a second to load.
 
-    with _client(settings) as client:
+    with refresh.connected(settings) as client:
         if fresh:
             values = {"since": since or EPOCH, "until": until or datetime.now(UTC)}
             of_program = " WHERE program_id = {program:String}" if program is not None and "program_id" in found.keys else ""
@@ -211,9 +176,11 @@ def _duration(seconds: float) -> str:
 
 
 def _list(*, as_json: bool) -> None:
+    from streams.analytics import refresh
+
     found = list(catalogue.load().values())
     computed: dict[str, tuple[int, datetime]] = {}
-    with _client(settings_module.load()) as client:
+    with refresh.connected(settings_module.load()) as client:
         known = {row[0] for row in client.query(TABLES).result_rows}
         for one in found:
             if one.table in known:

@@ -8,7 +8,8 @@ refresh has tables of its own, and takes those of others away when it begins. So
 beside the one that leads now, the older one fails; their rows never mix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,16 +42,19 @@ def refresh(settings: Settings, report: Report, *, until_ms: int, previous_ms: i
 
     Blocks for as long as it takes. Raises UnavailableError.
     """
-    try:
-        client = connect(settings)
-    except ClickHouseError as error:
-        raise UnavailableError(f"no ClickHouse answers at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {_one_line(error)}") from error
-    try:
+    with connected(settings) as client:
         return _refresh(client, settings, report, _time(until_ms), None if previous_ms is None else _time(previous_ms))
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[Client]:
+    """A client of ClickHouse; what goes wrong while it is used is an UnavailableError."""
+    try:
+        with closing(connect(settings)) as client:
+            yield client
     except ClickHouseError as error:
-        raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {_one_line(error)}") from error
-    finally:
-        client.close()
+        said = str(error).strip().partition("\n")[0][:300]
+        raise UnavailableError(f"ClickHouse at LOYALTY_CLICKHOUSE_URL={settings.clickhouse_url}: {said}") from error
 
 
 def _refresh(client: Client, settings: Settings, report: Report, until: datetime, previous: datetime | None) -> Refreshed:
@@ -127,10 +131,6 @@ def _month(at: datetime) -> datetime:
 
 def _next(month: datetime) -> datetime:
     return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
 
 
 def stored(report: Report, *, program: str | None, since: datetime | None, until: datetime | None, columns: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -15,31 +15,21 @@ from rich.text import Text
 from streams import settings as settings_module
 from streams.as_of import query
 from streams.as_of.query import COLUMNS, POINTS, Moment
-from streams.errors import ConfigurationError, LoyaltyError
-from streams.history import Query, Reader, instant_ms
+from streams.command_line import Instant, failures_told
+from streams.errors import LoyaltyError
+from streams.history import Query, Reader
 from streams.ingress.commands import format_time
 
-EXIT_CONFIGURATION = 2
 SHOWN_MAX = 50  # Members in a table on a screen.
 Row = dict[str, Any]
-
-
-class _Instant(click.ParamType):
-    name = "time"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        try:
-            return instant_ms(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
 
 
 @click.command()
 @click.argument("member_id", required=False)
 @click.option("--all", "is_all", is_flag=True, help="Every member instead of one.")
 @click.option("--program", "-p", help="Programme; needed for a number that several have.")
-@click.option("--as-of", "effective_ms", type=_Instant(), help="By what had happened until then, that instant included: 2026-11-25T12:00:00Z.  [default: all]")
-@click.option("--recorded-as-of", "recorded_ms", type=_Instant(), help="By what was known here until then: a report as it was.  [default: all]")
+@click.option("--as-of", "effective_ms", type=Instant(), help="By what had happened until then, that instant included: 2026-11-25T12:00:00Z.  [default: all]")
+@click.option("--recorded-as-of", "recorded_ms", type=Instant(), help="By what was known here until then: a report as it was.  [default: all]")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="json: an object a line.")
 def balance(member_id: str | None, is_all: bool, program: str | None, effective_ms: int | None, recorded_ms: int | None, form: str) -> None:
     """Show what MEMBER_ID, or every member, had at a moment: available, pending, held and owed points, status and tier.
@@ -52,24 +42,14 @@ def balance(member_id: str | None, is_all: bool, program: str | None, effective_
         raise click.UsageError("give a MEMBER_ID, or --all")
     moment = Moment(effective_ms=effective_ms, recorded_ms=recorded_ms)
     asked = query.balances(moment, program=program, member=member_id, limit=SHOWN_MAX + 1 if is_all and form == "table" else None)
-    try:
+    with failures_told("balance"):
         until_ms, found = asyncio.run(_show(asked, form))
-    except ConfigurationError as error:
-        _fail(error, EXIT_CONFIGURATION)
-    except LoyaltyError as error:
-        _fail(error, 1)
+        if form != "table" and not found and member_id is not None:
+            raise LoyaltyError(f"{member_id} had not joined by then, or is not in the history.")
     if form == "table":
         _draw(found, moment)
-    elif not found and member_id is not None:
-        _fail(f"{member_id} had not joined by then, or is not in the history.", 1)
     if recorded_ms is None or recorded_ms > until_ms:
         click.echo(f"The history has what was recorded until {format_time(until_ms)}." if until_ms else "The history is empty.", err=True)
-
-
-def _fail(error: object, code: int) -> None:
-    for line in str(error).splitlines():
-        click.echo(f"loyalty balance: {line}", err=True)
-    sys.exit(code)
 
 
 async def _show(asked: Query, form: str) -> tuple[int, list[Row]]:

@@ -23,8 +23,8 @@ from streams.audit.history import History
 from streams.audit.query import Direction, Filters
 from streams.audit.verification import Anchors, Chain, Verifier
 from streams.codec import open_codec
+from streams.command_line import Instant
 from streams.errors import ConfigurationError, LoyaltyError
-from streams.history import instant_ms
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -37,22 +37,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula, which may send data elsewhere."""
 
 
-class _Instant(click.ParamType):
-    name = "time"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        try:
-            return instant_ms(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
-
-
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines: one object a record.")
 CSV = click.option("--csv", "as_csv", is_flag=True, help="CSV with a line of names.")
 PROGRAM = click.option("--program", "-p", help="Programme.")
 MEMBER = click.option("--member", "-m", help="Member's number.")
-SINCE = click.option("--since", "since_ms", type=_Instant(), help="Recorded at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")
-UNTIL = click.option("--until", "until_ms", type=_Instant(), help="Recorded before this time.")
+SINCE = click.option("--since", "since_ms", type=Instant(), help="Recorded at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")
+UNTIL = click.option("--until", "until_ms", type=Instant(), help="Recorded before this time.")
 MAXIMUM = click.option("--limit", type=click.IntRange(1, 10_000_000), default=LIMIT, show_default=True, help="Records at most, the newest first.")
 
 

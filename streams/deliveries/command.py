@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.api import Api, Fields
+from streams.command_line import Instant
 from streams.deliveries.query import VERDICTS
 from streams.errors import ConfigurationError, LoyaltyError
-from streams.history import instant_ms
 from streams.member_view import EXIT_CONFIGURATION, TOKEN_VARIABLE
 from streams.settings import PREFIX
 
@@ -24,13 +24,12 @@ FAILED_STYLE, DELIVERED_STYLE = "red", "green"
 
 
 class _Time(click.ParamType):
-    name = "time"
+    """As it was written: the ingress reads it again."""
+
+    name = Instant.name
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
-        try:
-            instant_ms(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
+        Instant().convert(value, parameter, context)
         return str(value)
 
 

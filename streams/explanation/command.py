@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from streams import settings as settings_module
-from streams.errors import ConfigurationError, LoyaltyError
+from streams.command_line import failures_told
 from streams.explanation import query, way
 from streams.history import Reader
 from streams.ingress.commands import format_time
 
-EXIT_CONFIGURATION = 2
 Row = dict[str, Any]
 
 
@@ -27,12 +26,8 @@ Row = dict[str, Any]
 def explain(identifier: str, program: str | None, limit: int, as_json: bool) -> None:
     """Show the way of what ID names, step by step: a command, a transaction, an entry of the ledger, an event, a webhook, a request by its
     correlation id, or a member."""
-    try:
+    with failures_told("explain"):
         found = asyncio.run(_found(identifier, program, limit))
-    except LoyaltyError as error:
-        for line in str(error).splitlines():
-            click.echo(f"loyalty explain: {line}", err=True)
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1)
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:

@@ -1,22 +1,20 @@
 """`loyalty load ...`: the history of another system into the ledger, for people and for programs."""
 
-import getpass
 import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, NoReturn
 
 import click
 
+from streams.command_line import failures_told, user
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
 
 STREAMS = ("transactions", "enrolments", "profile-changes", "offer-activations", "member-operations")
-EXIT_REJECTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_STOPPED = 1, 2, 3, 130
+EXIT_REJECTED, EXIT_FAILED, EXIT_STOPPED = 1, 3, 130
 WINDOW_MAX = 2_000
 
 
@@ -71,7 +69,7 @@ def load(sources: tuple[str, ...], load_id: str | None, dry_run: bool, max_rejec
     from streams.loads.screen import Screen
 
     screen = Screen(as_json)
-    with _failures_told():
+    with failures_told("load", EXIT_FAILED):
         times, loaded = _times(window, time_zone, at), settings.load()
         run = _Run(loaded, open_codec(loaded), screen, report_file, rejects_file)
         if load_id is None:
@@ -129,7 +127,7 @@ class _Run:
             raise UnavailableError(f"{error}. Nothing is lost: loyalty load --resume {load.load_id} goes on.") from error
         finally:
             try:
-                loading.record_run(self.settings, self.codec, load, workspace.progress(), result, started_at_ms, user=_user(), detail=detail)
+                loading.record_run(self.settings, self.codec, load, workspace.progress(), result, started_at_ms, user=user(), detail=detail)
             except LoyaltyError as error:
                 self._screen.told(f"{error}.")
         is_short = bool(load.report["rejected_rows"] or progress.reasons)
@@ -193,23 +191,3 @@ def _stopped_by_signals() -> Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return stop
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return "unknown"
-
-
-@contextmanager
-def _failures_told() -> Iterator[None]:
-    try:
-        yield
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"loyalty load: {problem}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
-    except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty load: {error}", err=True)
-        sys.exit(EXIT_FAILED)

@@ -1,6 +1,5 @@
 """`loyalty reconcile ...`: what the stores hold beside each other, for people and for programs."""
 
-import getpass
 import secrets
 import sys
 import tempfile
@@ -13,7 +12,8 @@ from rich.table import Table
 
 from schemas.contract import STATUSES_SETTABLE
 from streams.agreement.command import OPTIONS, compare
-from streams.reconciliation.printing import EXIT_DIFFERENCES, failures_told, progress, writer
+from streams.command_line import failures_told, user
+from streams.reconciliation.printing import EXIT_DIFFERENCES, EXIT_FAILED, progress, writer
 
 STATUSES = [status.value for status in STATUSES_SETTABLE]
 
@@ -73,12 +73,12 @@ def source(export: str, program_id: str, source: str, export_format: str | None,
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     console = Console(stderr=True)
-    with failures_told(), tempfile.TemporaryDirectory(prefix="loyalty-reconcile-") as folder:
+    with failures_told("reconcile", EXIT_FAILED), tempfile.TemporaryDirectory(prefix="loyalty-reconcile-") as folder:
         question = Question(
             program_id=program_id, source=source, export=export, export_format=export_format or "", mapping=mapping.read(mapping_file, _table(given)),
             all_attributes=all_attributes, ignore_versions=ignore_versions,
         )  # fmt: skip
-        run = Comparison(settings.load(), question, Path(folder), sends=repair, correlation_id=f"reconcile:{_user()}:{secrets.token_hex(4)}")
+        run = Comparison(settings.load(), question, Path(folder), sends=repair, correlation_id=f"reconcile:{user()}:{secrets.token_hex(4)}")
         try:
             with progress(console) as advance:
                 run.load(advance)
@@ -147,10 +147,3 @@ def _print_summary(console: Console, tally: Any, repair: bool) -> None:
         console.print(f"{tally.sent:,} events were sent.")
     else:
         console.print(f"{tally.repairs:,} events would be sent by --repair.")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return "unknown"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,22 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from streams.errors import ConfigurationError, LoyaltyError
-
-EXIT_DIFFERENCES, EXIT_CONFIGURATION, EXIT_FAILED = 1, 2, 3
-
-
-@contextmanager
-def failures_told() -> Iterator[None]:
-    try:
-        yield
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"loyalty reconcile: {problem}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
-    except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty reconcile: {error}", err=True)
-        sys.exit(EXIT_FAILED)
+EXIT_DIFFERENCES, EXIT_FAILED = 1, 3
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`loyalty sync`: how often streams and jobs go, how their runs went, and what waits; and how to change that."""
 
 import asyncio
-import getpass
 import json
 import sys
 import time
@@ -10,11 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from streams.errors import ConfigurationError, LoyaltyError
+from streams.command_line import failures_told, user
+from streams.errors import ConfigurationError
 
 T = TypeVar("T")
 
-EXIT_CONFIGURATION = 2
 ASK_TIMEOUT_S = 15.0
 RUNS_SHOWN = 20
 
@@ -80,7 +79,7 @@ def set_cadence(name: str, realtime: bool, every: str | None, cron: str | None, 
         reason = names.refusal(name, wanted)
         if reason:
             raise ConfigurationError(f"{name} {reason}")
-        await parts.control.set_cadence(name, said, changed_by=_user())
+        await parts.control.set_cadence(name, said, changed_by=user())
         return str(wanted)
 
     click.echo(f"{name}: {_run(change)}.")
@@ -93,7 +92,7 @@ def reset(name: str) -> None:
 
     async def change(parts: "_Parts") -> None:
         parts.require_known(name)
-        await parts.control.reset_cadence(name, changed_by=_user())
+        await parts.control.reset_cadence(name, changed_by=user())
 
     _run(change)
     click.echo(f"{name}: as the configuration file says.")
@@ -109,7 +108,7 @@ def run(name: str, wait_s: int, as_json: bool) -> None:
 
     async def ask(parts: "_Parts") -> dict[str, Any] | None:
         parts.require_known(name, runnable=True)
-        await parts.control.request(name, changed_by=_user())
+        await parts.control.request(name, changed_by=user())
         return await module.wait_for_request(parts, name, wait_s) if wait_s else None
 
     row = _run(ask)
@@ -178,19 +177,5 @@ def _run(work: Callable[[_Parts], Awaitable[T]]) -> T:
         finally:
             await parts.close()
 
-    try:
+    with failures_told("sync"):
         return asyncio.run(whole())
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"loyalty sync: {problem}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
-    except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty sync: {error}", err=True)
-        sys.exit(1)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return "unknown"
