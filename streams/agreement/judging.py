@@ -97,19 +97,24 @@ def _balances(account: Standing) -> tuple[int, ...]:
     return account.available_points, account.pending_points, account.held_points, -account.debt_points
 
 
-def journal(who: Member, fold: list[Any] | None, is_whole: bool) -> Iterator[Difference]:
-    """Of the ledger-entries topic. `is_whole`: retention has taken nothing of it yet."""
-    account = who.account
+def _faults(who: Member, store: Store, fold: list[Any] | None, expected: int, is_whole: bool, one: str, many: str) -> Iterator[Difference]:
+    """What is wrong with a topic's records of a member by themselves, of which there must be `expected`. `is_whole`: retention has taken nothing of
+    the topic yet."""
     if fold is None:
-        if account is not None and account.entry_sequence and is_whole:
-            yield who.differs(
-                Store.JOURNAL, Cause.MISSING, sequence=1, there=f"{account.entry_sequence} entries", detail="it has none of them", repair=JOURNAL_LOST
-            )
-        return
-    if (fault := fold[folds.FAULT]) is not None:
-        yield who.differs(Store.JOURNAL, Cause(fault[0]), sequence=fault[1], record_id=fault[2], detail=fault[3], repair=JOURNAL_LOST)
+        if expected and is_whole:
+            yield who.differs(store, Cause.MISSING, sequence=1, there=f"{expected} {many}", detail="it has none of them", repair=JOURNAL_LOST)
+    elif (fault := fold[folds.FAULT]) is not None:
+        yield who.differs(store, Cause(fault[0]), sequence=fault[1], record_id=fault[2], detail=fault[3], repair=JOURNAL_LOST)
     elif is_whole and fold[folds.FIRST] != 1:
-        yield who.differs(Store.JOURNAL, Cause.MISSING, sequence=1, detail=f"its first entry is number {fold[folds.FIRST]}", repair=JOURNAL_LOST)
+        yield who.differs(store, Cause.MISSING, sequence=1, detail=f"its first {one} is number {fold[folds.FIRST]}", repair=JOURNAL_LOST)
+
+
+def journal(who: Member, fold: list[Any] | None, is_whole: bool) -> Iterator[Difference]:
+    """Of the ledger-entries topic."""
+    account = who.account
+    yield from _faults(who, Store.JOURNAL, fold, account.entry_sequence if account is not None else 0, is_whole, "entry", "entries")
+    if fold is None:
+        return
     if account is None:
         yield who.differs(
             Store.CHANGELOG, Cause.MISSING, sequence=fold[folds.LAST], there=f"{fold[folds.LAST]} entries",
@@ -120,7 +125,7 @@ def journal(who: Member, fold: list[Any] | None, is_whole: bool) -> Iterator[Dif
             Store.JOURNAL, Cause.MISSING, sequence=fold[folds.LAST] + 1, here=f"{fold[folds.LAST]} entries", there=f"{account.entry_sequence} entries",
             detail="the account has more entries", repair=JOURNAL_LOST,
         )  # fmt: skip
-    elif fault is None and account.entry_sequence and not _agrees(account, fold):
+    elif fold[folds.FAULT] is None and account.entry_sequence and not _agrees(account, fold):
         yield from _bugs(who, account, fold)
 
 
@@ -141,17 +146,8 @@ def _bugs(who: Member, account: Standing, fold: list[Any]) -> Iterator[Differenc
 def events(who: Member, fold: list[Any] | None, is_whole: bool) -> Iterator[Difference]:
     """Of the events topic: gapless, and its absolute values those of the account."""
     account = who.account
-    if fold is None:
-        if account is not None and account.event_sequence and is_whole:
-            yield who.differs(
-                Store.EVENTS, Cause.MISSING, sequence=1, there=f"{account.event_sequence} events", detail="it has none of them", repair=JOURNAL_LOST
-            )
-        return
-    if (fault := fold[folds.FAULT]) is not None:
-        yield who.differs(Store.EVENTS, Cause(fault[0]), sequence=fault[1], record_id=fault[2], detail=fault[3], repair=JOURNAL_LOST)
-    elif is_whole and fold[folds.FIRST] != 1:
-        yield who.differs(Store.EVENTS, Cause.MISSING, sequence=1, detail=f"its first event is number {fold[folds.FIRST]}", repair=JOURNAL_LOST)
-    if account is None:
+    yield from _faults(who, Store.EVENTS, fold, account.event_sequence if account is not None else 0, is_whole, "event", "events")
+    if fold is None or account is None:
         return
     if fold[folds.LAST] < account.event_sequence:
         yield who.differs(

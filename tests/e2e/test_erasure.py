@@ -300,7 +300,7 @@ async def test_nothing_of_a_member_is_left_anywhere_but_in_what_came_in(world: W
     nothing: dict[str, set[Path]] = {name: set() for name in secret}
     assert world.found(Path(settings.home)) == nothing, "RocksDB, its log, and the log lines of all processes"
     assert world.found(world.valkey.folder) == nothing
-    comes_to(world.in_history_files, nothing, 15 * TIMEOUT_S)  # ClickHouse keeps parts that a merge has replaced for eight minutes.
+    comes_to(world.in_history_files, nothing, 15 * TIMEOUT_S)  # It looks for parts to delete when it has time.
 
     # The broker compacts by itself, in days: here at once. An owner lets the segments of quiet topics end.
     compacted = [*changelogs(settings), topics.PROFILES.name(settings.topic_prefix)]
