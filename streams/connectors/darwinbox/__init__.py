@@ -1,0 +1,47 @@
+"""Darwinbox: its employee API is polled by the time of modification; any step that can call a URL may push; points go into employees' attributes."""
+
+from streams.connectors.contract import Connector, Option, Poll, Write
+from streams.connectors.darwinbox import inbound, outbound
+
+_CONNECTION = (
+    Option(name="base_url", doc="https://DOMAIN of the tenant.", is_required=True, is_url=True),
+    Option(name="client_id", doc="Of the API's token endpoint."),
+    Option(name="client_secret", doc="Of the client.", is_secret=True),
+    Option(name="grant_type", doc="What the token endpoint wants as grant_type.", default="authorization_code"),
+    Option(name="code", doc="The code that the token endpoint wants.", is_secret=True),
+    Option(name="user_name", doc="Older tenants: HTTP Basic in place of a token."),
+    Option(name="password", doc="Of that user.", is_secret=True),
+    Option(name="api_key", doc="Older tenants: key in every body.", is_secret=True),
+    Option(name="employee_id_field", doc="Field of the member's number.", default="employee_id"),
+)
+
+CONNECTOR = Connector(
+    kind="darwinbox",
+    title="Darwinbox",
+    source_options=(
+        *_CONNECTION,
+        Option(name="dataset_key", doc="Key of the dataset of employees.", is_secret=True),
+        Option(name="inactive_dataset_key", doc="Key of a dataset that holds those who have left, if they are not in the other one.", is_secret=True),
+        Option(name="overlap_s", doc="How far a run reaches back behind the last one's begin, in seconds.", type=float, default=300.0),
+        Option(name="first_since", doc="What the first run reads: modified since, as 31-12-2025 00:00:00.", default="01-01-1990 00:00:00"),
+        Option(name="time_zone", doc="Of times in requests and answers.", default="Asia/Kolkata"),
+        Option(name="field_map", doc="Attribute -> field of the dataset; empty: names and email.", type=dict, default={}),
+        Option(name="status_field", doc="Field that says whether somebody works here; a record without it is of somebody who does.", default="employee_status"),
+        Option(name="active_values", doc="Its values that mean yes, in lower case.", type=list, default=["active", "1", "true"]),
+        Option(name="hired_field", doc="Field of the first day.", default="date_of_joining"),
+        Option(name="last_day_field", doc="Field of the last day.", default="date_of_exit"),
+        Option(name="reason_field", doc="Field of why somebody leaves; empty: none.", default="separation_reason"),
+        Option(name="modified_field", doc="Field of the time of modification; empty: the time of the run is the version.", default="last_modified"),
+        Option(name="time_zone_field", doc="Field of the place's IANA time zone; empty: none."),
+        Option(name="empty_messages", doc="Parts of messages, in lower case, by which the API says that nothing was modified.", type=list,
+               default=["no record", "no data", "not found"]),
+    ),
+    polls={"employees": Poll(begin=inbound.poll, every_s=60.0, is_wanted=lambda source: bool(source.options["dataset_key"]))},
+    target_options=(
+        *_CONNECTION,
+        Option(name="points_attribute", doc="Attribute of the points.", default="loyalty_points"),
+        Option(name="tier_attribute", doc="Attribute of the tier; empty: not sent.", default="loyalty_tier"),
+        Option(name="sequence_attribute", doc="Attribute of the sequence; empty: not sent."),
+    ),
+    write=Write(begin=outbound.write, states_max=100),
+)  # fmt: skip
