@@ -45,6 +45,9 @@ class Step:
     """What it has asked for in SQL."""
     on_check: Callable[[Check], None] = lambda _: None
     on_rows: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None
+    outputs: list[dict[str, str]] = field(default_factory=list)
+    """Commands that it has given, each with what it said: `command`, `output`."""
+    on_output: Callable[[str, str], None] = lambda command, output: None
 
     def equal(self, claim: str, seen: object, expected: object, *, took_s: float | None = None) -> None:
         """Claim that what was seen is what was expected. Raises CheckFailed."""
@@ -63,10 +66,15 @@ class Step:
         self.rows = rows
         self.on_rows(rows)
 
+    def show_output(self, command: str, output: str) -> None:
+        """Show what a command says, as whoever gives it sees it."""
+        self.outputs.append({"command": command, "output": output})
+        self.on_output(command, output)
+
     def to_json(self) -> dict[str, Any]:
         checks = [{"claim": one.claim, "took_ms": None if one.took_s is None else round(one.took_s * 1000, 1)} for one in self.checks]
         about = {"number": self.number, "title": self.title, "proof": self.proof, "took_s": round(self.took_s, 3)}
-        return about | {"checks": checks, "rows": self.rows}
+        return about | {"checks": checks, "rows": self.rows, "outputs": self.outputs}
 
 
 async def poll(

@@ -92,7 +92,7 @@ class Telling:
             await self._tell_one(len(CHAPTERS) + 1, STOP, world)
 
     async def _tell_one(self, number: int, chapter: Chapter, world: World) -> None:
-        step = Step(number=number, title=chapter.title, on_check=self.screen.check, on_rows=self.screen.rows)
+        step = Step(number=number, title=chapter.title, on_check=self.screen.check, on_rows=self.screen.rows, on_output=self.screen.output)
         self.steps.append(step)
         started_s = time.monotonic()
         with self.screen.step(step, chapter.why):

@@ -84,13 +84,20 @@ class Screen:
             self._console.print(Text(" " * INDENT + title, style="bold"), soft_wrap=True)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for name, value in rows[0].items():
-            table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+            table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left", overflow="fold")
         for row in rows:
             table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
         with self._console.capture() as capture:
             self._console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
         for line in capture.get().splitlines():
             self._console.print(Text.from_ansi(line.rstrip()), soft_wrap=True)
+        self._console.print()
+
+    def output(self, command: str, output: str) -> None:
+        """A command and what it says."""
+        self._console.print(Text(f"{' ' * INDENT}$ {command}", style="bold"), soft_wrap=True)
+        for line in output.splitlines():
+            self._console.print(Text(" " * INDENT + line.rstrip()), soft_wrap=True)
         self._console.print()
 
     def failed(self, error: CheckFailed, services: Sequence[ServiceStatus]) -> None:

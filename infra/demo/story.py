@@ -4,8 +4,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from infra.demo import guests, history, in_time, outages, partner, returns, staff, together
+from infra.demo import answers, guests, history, in_time, outages, partner, returns, staff, together
 from infra.demo.checks import Series, Step, duration
+from infra.demo.telling import number_of
 from infra.demo.world import SPRING_BUDGET, World
 from infra.processes import identity
 
@@ -40,7 +41,7 @@ async def stop(world: World, step: Step) -> str:
 
 START = Chapter(
     "Everything starts",
-    "Real servers and the pipeline's five processes. The first start on a machine downloads Kafka.",
+    "Real servers and the pipeline's six processes. The first start on a machine downloads Kafka.",
     start,
 )
 
@@ -134,6 +135,16 @@ CHAPTERS = (
         "The operator looks for trouble",
         "Every command has its audit record, and whatever could not be processed would be among the dead letters.",
         history.look_for_trouble,
+    ),
+    Chapter(
+        "The controller asks what is owed",
+        "Analysts' questions are reports, made again by the scheduler at their times, or now. This one says what the programmes owe, and until when.",
+        answers.report_what_is_owed,
+    ),
+    Chapter(
+        "A guest asks where the points have gone",
+        f"The service desk looks at the balance of {number_of(guests.SAVING)}, and explains it: each event from its source to the receivers.",
+        answers.explain_a_balance,
     ),
 )
 

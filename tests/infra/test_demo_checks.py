@@ -19,7 +19,9 @@ from streams.ingress.commands import parse_time
 
 
 def a_step(screen: Screen | None = None) -> Step:
-    return Step(number=1, title="A step", on_check=screen.check if screen else lambda _: None)
+    if screen is None:
+        return Step(number=1, title="A step")
+    return Step(number=1, title="A step", on_check=screen.check, on_rows=screen.rows, on_output=screen.output)
 
 
 def arrival(member: str, sequence: int) -> Arrival:
@@ -122,12 +124,16 @@ def test_the_screen_can_do_with_ascii_and_without_colour(tmp_path: Path) -> None
     with screen.step(step, "A reason."):
         step.equal("it holds", 1, 1, took_s=0.02)
         step.proof = "proven"
-    screen.rows([{"source": "spa", "points": 1234}])
+        step.show([{"source": "spa", "points": 1234}])
+        step.show_output("loyalty report liability", "owed  \n  77")
+    screen.rows([{"hash": "0123456789" * 12}])  # Longer than a line: there is no sign for what would be left out.
     screen.failed(CheckFailed("it does not", expected=1, seen=2), [])
     screen.summary([step], [Series(situation="all", seconds=(0.1,))], dict.fromkeys(TRAFFIC, 1), 1.0)
     file.seek(0)
     text = file.read()
     assert "ok    20 ms  it holds" in text and "1,234" in text and "FAILED" in text and "expected: 1" in text and "proven" in text
+    assert "    $ loyalty report liability\n    owed\n      77\n" in text
+    assert (step.to_json()["rows"], step.to_json()["outputs"][0]["command"]) == ([{"source": "spa", "points": 1234}], "loyalty report liability")
     assert "\x1b" not in text and not any(line != line.rstrip() for line in text.splitlines())
 
 

@@ -1,0 +1,71 @@
+"""Steps of people who ask the command line: a controller for a report, and a service desk for the reasons of one guest's balance."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from infra.demo.checks import CheckFailed, Step
+from infra.demo.guests import SAVING
+from infra.demo.screen import INDENT, WIDTH
+from infra.demo.telling import number_of
+from infra.demo.world import World
+
+REPORT = "liability"
+OWN_ACCOUNTS = ("available", "pending", "held")
+
+
+async def report_what_is_owed(world: World, step: Step) -> str:
+    book = world.book
+    started_s = time.monotonic()
+    step.show_output(f"loyalty sync run report/{REPORT}", await _loyalty(world, "sync", "run", f"report/{REPORT}"))
+    step.show_output(f"loyalty report {REPORT}", await _loyalty(world, "report", REPORT))
+    rows = [json.loads(line) for line in (await _loyalty(world, "report", REPORT, "--format", "json")).splitlines()]
+    owed = {program_id: sum(row["points"] for row in rows if row["program_id"] == program_id) for program_id in world.rules}
+    claim = f"the report is made, and what the programmes owe is what the members have: {book.points:,} points"
+    step.equal(claim, owed, {program_id: book.points_of(program_id) for program_id in world.rules}, took_s=time.monotonic() - started_s)
+    step.equal("each of them is of a lot, so that it is known when it expires", sum(row["points_not_in_lots"] for row in rows), 0)
+    return f"{book.points:,} points are owed, by the month in which they expire"
+
+
+async def explain_a_balance(world: World, step: Step) -> str:
+    """The guest whose campaign's points have expired."""
+    program_id, _, member_id = SAVING.partition("/")
+    page = world.book.pages[SAVING]
+    started_s = time.monotonic()
+    step.show_output(f"loyalty explain {member_id}", await _loyalty(world, "explain", member_id, "--program", program_id))
+    found = json.loads(await _loyalty(world, "explain", member_id, "--program", program_id, "--json"))
+    entries = _entries(found)
+    claim = f"{len(entries)} entries of the ledger, each with its cause, its rule and who was told of it: all that there are of {number_of(SAVING)}"
+    step.equal(claim, sorted(entry["entry_sequence"] for entry in entries), list(range(1, page.entries + 1)), took_s=time.monotonic() - started_s)
+    moved = sum(_change(entry) for entry in entries)
+    told = ", ".join(f"{entry['kind']} {entry['points_delta']:+,}" for entry in sorted(entries, key=lambda entry: entry["entry_sequence"]))
+    step.equal(f"they add up to the balance, {page.points:,} points: {told}", moved, page.points)
+    return f"{page.points:,} points are what {len(entries)} entries add up to, each with its cause"
+
+
+def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the explained ways, each entry once."""
+    rows = [one["row"] for way in found["ways"] for one in way["steps"] if one["step"] == "posted"]
+    return list({row["entry_id"]: row for row in rows}.values())
+
+
+def _change(entry: dict[str, Any]) -> int:
+    """What an entry gives to or takes from the member's own points."""
+    own = entry["points_delta"] if entry["account"] in OWN_ACCOUNTS else 0
+    return own - (entry["points_delta"] if entry["counter_account"] in OWN_ACCOUNTS else 0)
+
+
+async def _loyalty(world: World, *arguments: str) -> str:
+    """What the command says on its standard output. Raises CheckFailed for an exit code above 0."""
+    encoding = sys.stdout.encoding  # A screen that has no lines to draw tables with gets tables without them.
+    environment = os.environ | world.stack.settings.environment() | {"COLUMNS": str(WIDTH - INDENT), "PYTHONIOENCODING": f"{encoding}:replace"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streams.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, problem = await process.communicate()
+    if process.returncode != 0:
+        raise CheckFailed(f"loyalty {' '.join(arguments)}", expected="exit code 0", seen=f"{process.returncode}: {problem.decode(encoding).strip()}")
+    return output.decode(encoding)
