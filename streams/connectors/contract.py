@@ -316,6 +316,8 @@ class Written:
     """For people; no secrets, no personal data."""
     remote_id: str = ""
     """The system's own id of the record, if it said so."""
+    commands: tuple[Command, ...] = ()
+    """What the answer tells of the member: a token of a phone that is gone. They go where those of a source go."""
 
 
 Writing = Generator[Request, Answer, Sequence[Written]]
@@ -358,7 +360,8 @@ class Connector:
     streams: Mapping[str, Stream] = field(default_factory=dict)
     target_options: tuple[Option, ...] = ()
     write: Write | None = None
-    grant: Callable[[Options], Grant | None] = lambda options: None
+    grant: Callable[[Options], Grant | Token | None] = lambda options: None
+    """How tokens are asked for; a Token is one that never changes; None: requests carry what authorizes them themselves."""
     judge: Judge = judge
     budget: Callable[[Answer], Budget | None] = lambda answer: None
     """What an answer says of the allowance."""

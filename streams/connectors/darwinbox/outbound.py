@@ -5,20 +5,13 @@ from collections.abc import Sequence
 import orjson
 
 from streams.connectors.contract import Answer, MemberState, Outcome, Request, Target, Writing, Written
+from streams.connectors.writes import together_or_alone
 from streams.errors import ContractError
 from streams.ingress import commands
 
 
 def write(target: Target, states: Sequence[MemberState], now_ms: int) -> Writing:
-    answer = yield request(target, states)
-    whole = _judged(answer)
-    if whole.outcome is Outcome.DONE or len(states) == 1:
-        return [whole] * len(states)
-    found = []
-    for state in states:
-        answer = yield request(target, [state])
-        found.append(_judged(answer))
-    return found
+    return (yield from together_or_alone(states, lambda some: request(target, some), _judged))
 
 
 def request(target: Target, states: Sequence[MemberState]) -> Request:
