@@ -62,7 +62,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
     "refused-commands": (("period", "stream", "reason", "refusals"), [(date(2026, 2, 5), "transactions", "INSUFFICIENT_POINTS", 2)]),
     "discrepancies": (("period", "proof", "discrepancies"), [
         (date(2026, 7, 1), "chain of hashes", 0), (date(2026, 7, 1), "entries add up to balances", 0), (date(2026, 7, 1), "entries without gaps", 0),
-        (date(2026, 7, 1), "zero in sum", 0),
+        (date(2026, 7, 1), "mirror without gaps", 0), (date(2026, 7, 1), "zero in sum", 0),
     ]),
 }  # fmt: skip
 
@@ -146,6 +146,21 @@ def test_what_comes_late_changes_its_own_month_and_no_other(settings: Settings, 
         assert after[202601] > before[202601]
     finally:
         client.command("DELETE FROM ledger_entries WHERE source_offset = 100")
+        client.command("DELETE FROM mirror_ranges WHERE last_offset = 100")
+        run(settings, report.name)
+
+
+def test_what_the_mirror_has_missed_is_a_discrepancy(settings: Settings, client: Client) -> None:
+    """What is read again is none."""
+    report = catalogue.load()["discrepancies"]
+    missed = "SELECT 'loyalty_events', 't', 1, arrayJoin([0, 5, 20]) AS first_offset, first_offset + 9, 10, 10, 0, 0"
+    client.command("INSERT INTO mirror_ranges (table_name, topic, partition, first_offset, last_offset, records, row_count, refused, points) " + missed)
+    try:
+        run(settings, report.name)
+        found = {row[0]: row[1:] for row in rows(client, report, ("proof", "program_id", "discrepancies", "example"))}
+        assert found["mirror without gaps"] == ("", 1, "t[1]@15-19")
+    finally:
+        client.command("DELETE FROM mirror_ranges WHERE topic = 't'")
         run(settings, report.name)
 
 
