@@ -64,6 +64,10 @@ class Allowed:
     """Host names whose addresses all pass, whatever they are; as `canonical_name` gives them."""
 
 
+EVERYWHERE = Allowed(networks=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+"""For addresses that stand in the operator's own file."""
+
+
 def parse_allowed(text: str) -> Allowed:
     """The operator's list, for example "10.0.0.0/8, 127.0.0.1, crm.internal". Raises ConfigurationError naming the setting and every malformed part."""
     networks, names, malformed = [], set(), []

@@ -32,7 +32,7 @@ from yarl import URL
 
 from sinks.addresses import SETTING, Allowed, canonical_name, is_allowed, literal_address
 
-BODY_BYTES_MAX = 64 * 1024  # An answer's body is read up to here; then the connection is cut.
+BODY_BYTES_MAX = 64 * 1024  # An answer's body is read up to here, unless a request wants more; then the connection is cut.
 KEEPALIVE_S = 30.0
 DNS_TTL_S = 30
 DNS_FAILURE_TTL_S = 5.0
@@ -65,7 +65,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the answer; found by a name in any case."""
     body: bytes = b""
-    """The first BODY_BYTES_MAX bytes, as they were sent: never decompressed."""
+    """Its first bytes, as they were sent: never decompressed."""
     peer_address: str | None = None
     """The IP address that answered."""
     failure: Failure | None = None
@@ -93,15 +93,17 @@ class Transport:
         self._target = functools.lru_cache(NAMES_MAX)(self._judge_url)
 
     async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None, timeout_s: float
-    ) -> Answer:
-        """One exchange within the timeout, from the look-up of the name to the last byte of the body. Redirects are not followed."""
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None, timeout_s: float,
+        bytes_max: int = BODY_BYTES_MAX,
+    ) -> Answer:  # fmt: skip
+        """One exchange within the timeout, from the look-up of the name to the last byte of the body, of which `bytes_max` are read at most.
+        Redirects are not followed."""
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._open_session().request(method, self._target(url), headers=headers, data=body, allow_redirects=False)
                 try:
-                    content = await _read(response.content)
+                    content = await _read(response.content, bytes_max)
                 finally:
                     response.close()  # Cuts the connection, unless all is read: then it has gone back to the pool already.
         except Exception as error:
@@ -279,14 +281,14 @@ class _Connector(aiohttp.TCPConnector):
                 del self._conns[key]
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
+async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
     """The body up to its bound."""
-    body = b""
+    body = bytearray()
     while not content.at_eof():
         body += await content.readany()
-        if len(body) >= BODY_BYTES_MAX:
-            return body[:BODY_BYTES_MAX]
-    return body
+        if len(body) >= bytes_max:
+            return bytes(body[:bytes_max])
+    return bytes(body)
 
 
 def _open_files_max() -> int:

@@ -22,11 +22,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from schemas.records import DeliveryNotice, LoyaltyEvent
 from sinks import payloads
-from sinks.authorization import AuthorizationError, Authorizer
+from sinks.authorization import tokens_of
 from sinks.base import Receipt, Verdict
 from sinks.delivery.records import Outgoing
 from sinks.transport import Answer, Failure, Transport, retry_after_s
 from streams import signatures
+from streams.connectors.tokens import TokenError
 from streams.destinations.model import Destination, Secret
 from streams.settings import Settings
 
@@ -75,7 +76,7 @@ class Exchange:
         self._transport = transport
         self._clock = clock
         self._signers: dict[tuple[str, ...], signatures.Signer] = {}
-        self._authorizer = None if destination.authorization is None else Authorizer(destination.authorization, transport)
+        self._tokens = None if destination.authorization is None else tokens_of(destination.authorization, transport)
 
     async def send(self, records: list[Outgoing], *, is_batch: bool, job: str, timeout_s: float) -> Result:
         """One attempt at one record, or at a batch of them."""
@@ -142,18 +143,19 @@ class Exchange:
 
     async def _authorized(self, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
         """With a token that is good, if the destination wants one: after a 401 once more with a fresh one, within the same time."""
-        authorizer = self._authorizer
-        if authorizer is None:
+        tokens = self._tokens
+        if tokens is None:
             return await self._transport.request("POST", self._destination.url, headers=headers, body=body, timeout_s=timeout_s)
         began_s = time.monotonic()
         for is_last in (False, True):
             try:
-                headers["authorization"] = await authorizer.header()
-            except AuthorizationError as error:
+                token = await tokens.get()
+            except TokenError as error:
                 return Answer(seconds=time.monotonic() - began_s, failure=Failure.AUTHORIZATION, detail=str(error))
+            headers |= token.headers
             left_s = max(0.1, timeout_s - (time.monotonic() - began_s))
             answer = await self._transport.request("POST", self._destination.url, headers=headers, body=body, timeout_s=left_s)
-            if answer.status != 401 or is_last or not authorizer.invalidate(headers["authorization"]):
+            if answer.status != 401 or is_last or not tokens.refuse(token):
                 return answer
         raise AssertionError("the loop has returned")
 

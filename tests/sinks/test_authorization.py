@@ -11,8 +11,10 @@ import pytest
 from aiohttp import web
 
 from sinks.addresses import Allowed, parse_allowed
-from sinks.authorization import BACK_OFF_MAX_S, FRESH_S, LIFE_MAX_S, LIFE_MIN_S, LIFE_UNKNOWN_S, AuthorizationError, Authorizer
+from sinks.authorization import tokens_of
 from sinks.transport import Transport
+from streams.connectors import grants
+from streams.connectors.tokens import BACK_OFF_MAX_S, FRESH_S, LIFE_MAX_S, LIFE_MIN_S, LIFE_UNKNOWN_S, TokenError, TokenKeeper
 from streams.destinations.model import Bearer, ClientCredentials
 
 CLIENT_ID, CLIENT_SECRET = "the client", "hush:/+ ü%"  # Of characters that have to be encoded.
@@ -79,29 +81,37 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def authorizer(endpoint: Endpoint, transport: Transport, clock: Clock) -> Authorizer:
-    return Authorizer(client(endpoint.url), transport, clock=clock)
+def tokens(endpoint: Endpoint, transport: Transport, clock: Clock) -> TokenKeeper:
+    return tokens_of(client(endpoint.url), transport, clock=clock)
 
 
 def client(url: str, **fields: str) -> ClientCredentials:
     return ClientCredentials(token_url=url, client_id=CLIENT_ID, client_secret=CLIENT_SECRET, **fields)
 
 
-async def problem(authorizer: Authorizer) -> str:
-    with pytest.raises(AuthorizationError) as caught:
-        await authorizer.header()
+async def header_of(tokens: TokenKeeper) -> str:
+    return (await tokens.get()).headers["authorization"]
+
+
+def is_another_worth(tokens: TokenKeeper, refused: str) -> bool:
+    return tokens.refuse(grants.bearer(refused.removeprefix("Bearer ")))
+
+
+async def problem(tokens: TokenKeeper) -> str:
+    with pytest.raises(TokenError) as caught:
+        await header_of(tokens)
     return str(caught.value)
 
 
 async def test_a_fixed_token_is_always_the_same(transport: Transport) -> None:
-    authorizer = Authorizer(Bearer(token="fixed"), transport)
-    assert await authorizer.header() == "Bearer fixed"
-    assert not authorizer.invalidate("Bearer fixed"), "a 401 is the destination's word"
+    tokens = tokens_of(Bearer(token="fixed"), transport)
+    assert await header_of(tokens) == "Bearer fixed"
+    assert not is_another_worth(tokens, "Bearer fixed"), "a 401 is the destination's word"
 
 
 async def test_what_is_asked_for(endpoint: Endpoint, transport: Transport) -> None:
-    authorizer = Authorizer(client(endpoint.url, scope="hooks write", audience="https://crm.example"), transport)
-    assert await authorizer.header() == "Bearer token-1"
+    tokens = tokens_of(client(endpoint.url, scope="hooks write", audience="https://crm.example"), transport)
+    assert await header_of(tokens) == "Bearer token-1"
     request = endpoint.requests[0]
     scheme, _, pair = request.pop("authorization").partition(" ")
     assert scheme == "Basic"
@@ -112,29 +122,29 @@ async def test_what_is_asked_for(endpoint: Endpoint, transport: Transport) -> No
 
 
 @pytest.mark.parametrize("status", [401, 400])
-async def test_a_server_that_wants_the_secret_in_the_body_gets_it_there(endpoint: Endpoint, authorizer: Authorizer, clock: Clock, status: int) -> None:
+async def test_a_server_that_wants_the_secret_in_the_body_gets_it_there(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock, status: int) -> None:
     def reply(number: int) -> web.StreamResponse:
         in_body = "client_secret" in endpoint.requests[-1]
         return token(number) if in_body else web.json_response({"error": "invalid_client"}, status=status)
 
     endpoint.reply = reply
-    assert await authorizer.header() == "Bearer token-2"
+    assert await header_of(tokens) == "Bearer token-2"
     assert (endpoint.requests[1]["client_id"], endpoint.requests[1]["client_secret"]) == (CLIENT_ID, CLIENT_SECRET)
     assert endpoint.requests[1]["authorization"] == ""
     clock.now_s += 4000
-    assert await authorizer.header() == "Bearer token-3", "it is known by now"
+    assert await header_of(tokens) == "Bearer token-3", "it is known by now"
 
 
-async def test_a_secret_that_is_refused_in_both_places_is_an_error(endpoint: Endpoint, authorizer: Authorizer) -> None:
+async def test_a_secret_that_is_refused_in_both_places_is_an_error(endpoint: Endpoint, tokens: TokenKeeper) -> None:
     endpoint.reply = lambda number: web.json_response({"error": "invalid_client", "error_description": CLIENT_SECRET}, status=401)
-    assert await problem(authorizer) == "token endpoint: status 401, invalid_client"
+    assert await problem(tokens) == "token endpoint: status 401, invalid_client"
     assert len(endpoint.requests) == 2
 
 
-async def test_all_that_wait_share_one_fetch(endpoint: Endpoint, authorizer: Authorizer) -> None:
+async def test_all_that_wait_share_one_fetch(endpoint: Endpoint, tokens: TokenKeeper) -> None:
     """And it goes on when the first of them gives up."""
     endpoint.open.clear()
-    waiting = [asyncio.create_task(authorizer.header()) for _ in range(20)]
+    waiting = [asyncio.create_task(header_of(tokens)) for _ in range(20)]
     while not endpoint.requests:
         await asyncio.sleep(0)
     waiting[0].cancel()
@@ -146,52 +156,52 @@ async def test_all_that_wait_share_one_fetch(endpoint: Endpoint, authorizer: Aut
 
 @pytest.mark.parametrize(("life_s", "margin_s"), [(3600, 30), (100, 10)])
 async def test_a_token_is_kept_until_shortly_before_its_end(
-    endpoint: Endpoint, authorizer: Authorizer, clock: Clock, life_s: int, margin_s: int
+    endpoint: Endpoint, tokens: TokenKeeper, clock: Clock, life_s: int, margin_s: int
 ) -> None:
     endpoint.reply = lambda number: token(number, expires_in=life_s)
-    assert await authorizer.header() == "Bearer token-1"
+    assert await header_of(tokens) == "Bearer token-1"
     clock.now_s += life_s - 2 * margin_s - 0.1
-    assert await authorizer.header() == "Bearer token-1" and len(endpoint.requests) == 1
+    assert await header_of(tokens) == "Bearer token-1" and len(endpoint.requests) == 1
     clock.now_s += margin_s + 0.1
-    assert await authorizer.header() == "Bearer token-2", "not used in its last seconds"
+    assert await header_of(tokens) == "Bearer token-2", "not used in its last seconds"
 
 
-async def test_a_token_in_use_is_renewed_in_the_background(endpoint: Endpoint, authorizer: Authorizer, clock: Clock) -> None:
+async def test_a_token_in_use_is_renewed_in_the_background(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock) -> None:
     """Nobody waits for it, and nobody sees that it fails, as long as there is one that is good."""
-    assert await authorizer.header() == "Bearer token-1"
+    assert await header_of(tokens) == "Bearer token-1"
     endpoint.reply = lambda number: token(number) if number == 3 else web.Response(status=503)
     clock.now_s += 3600 - 45
-    assert await authorizer.header() == "Bearer token-1"
+    assert await header_of(tokens) == "Bearer token-1"
     async with asyncio.timeout(10):
         while len(endpoint.requests) < 2:
             await asyncio.sleep(0)
-        assert await authorizer.header() == "Bearer token-1"
-        while await authorizer.header() != "Bearer token-3":
+        assert await header_of(tokens) == "Bearer token-1"
+        while await header_of(tokens) != "Bearer token-3":
             clock.now_s += 0.01
             await asyncio.sleep(0)
     assert len(endpoint.requests) == 3
 
 
-async def test_after_a_401_there_is_another_token_and_only_one(endpoint: Endpoint, authorizer: Authorizer, clock: Clock) -> None:
-    first = await authorizer.header()
+async def test_after_a_401_there_is_another_token_and_only_one(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock) -> None:
+    first = await header_of(tokens)
     clock.now_s += FRESH_S
-    assert authorizer.invalidate(first)
-    second = await authorizer.header()
-    assert authorizer.invalidate(first), "an attempt that was under way with the first one has reason to try again, too"
-    assert await authorizer.header() == second == "Bearer token-2"
-    assert not authorizer.invalidate(second), "a fresh token that is refused is the destination's word"
-    assert await authorizer.header() == second and len(endpoint.requests) == 2
+    assert is_another_worth(tokens, first)
+    second = await header_of(tokens)
+    assert is_another_worth(tokens, first), "an attempt that was under way with the first one has reason to try again, too"
+    assert await header_of(tokens) == second == "Bearer token-2"
+    assert not is_another_worth(tokens, second), "a fresh token that is refused is the destination's word"
+    assert await header_of(tokens) == second and len(endpoint.requests) == 2
     clock.now_s += FRESH_S
-    assert authorizer.invalidate(second)
-    assert await authorizer.header() == "Bearer token-3"
+    assert is_another_worth(tokens, second)
+    assert await header_of(tokens) == "Bearer token-3"
 
 
-async def test_failures_back_off(endpoint: Endpoint, authorizer: Authorizer, clock: Clock) -> None:
+async def test_failures_back_off(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock) -> None:
     endpoint.reply = lambda number: web.Response(status=500)
     asked_at_s = []
     for _ in range(2000):
         before = len(endpoint.requests)
-        assert await problem(authorizer) == "token endpoint: status 500"
+        assert await problem(tokens) == "token endpoint: status 500"
         if len(endpoint.requests) > before:
             asked_at_s.append(clock.now_s)
         clock.now_s += 0.25
@@ -199,16 +209,16 @@ async def test_failures_back_off(endpoint: Endpoint, authorizer: Authorizer, clo
     assert waits_s[:8] == [1, 2, 4, 8, 16, 32, BACK_OFF_MAX_S, BACK_OFF_MAX_S]
     endpoint.reply = None
     clock.now_s += BACK_OFF_MAX_S
-    assert (await authorizer.header()).startswith("Bearer token-")
+    assert (await header_of(tokens)).startswith("Bearer token-")
 
 
-async def test_the_endpoint_may_ask_for_a_longer_pause(endpoint: Endpoint, authorizer: Authorizer, clock: Clock) -> None:
+async def test_the_endpoint_may_ask_for_a_longer_pause(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock) -> None:
     endpoint.reply = lambda number: web.Response(status=429, headers={"Retry-After": "30"})
-    await problem(authorizer)
+    await problem(tokens)
     clock.now_s += 29
-    assert await problem(authorizer) == "token endpoint: status 429" and len(endpoint.requests) == 1
+    assert await problem(tokens) == "token endpoint: status 429" and len(endpoint.requests) == 1
     clock.now_s += 1
-    await problem(authorizer)
+    await problem(tokens)
     assert len(endpoint.requests) == 2
 
 
@@ -234,9 +244,9 @@ async def test_the_endpoint_may_ask_for_a_longer_pause(endpoint: Endpoint, autho
     "text", "nothing", "bytes", "string", "deep", "huge", "no token", "empty", "number", "line break", "umlaut", "long", "mac", "type of a number", "redirect",
     "odd code", "code in a list",
 ])  # fmt: skip
-async def test_a_hostile_answer_is_an_error_that_tells_nothing(endpoint: Endpoint, authorizer: Authorizer, reply: Reply) -> None:
+async def test_a_hostile_answer_is_an_error_that_tells_nothing(endpoint: Endpoint, tokens: TokenKeeper, reply: Reply) -> None:
     endpoint.reply = reply
-    text = await problem(authorizer)
+    text = await problem(tokens)
     assert text.startswith("token endpoint: ") and "hush" not in text and "hüsh" not in text
 
 
@@ -244,31 +254,31 @@ async def test_a_hostile_answer_is_an_error_that_tells_nothing(endpoint: Endpoin
     (None, LIFE_UNKNOWN_S), (-1, LIFE_UNKNOWN_S), (0, LIFE_UNKNOWN_S), ("soon", LIFE_UNKNOWN_S), ([], LIFE_UNKNOWN_S), ("nan", LIFE_UNKNOWN_S),
     (0.001, LIFE_MIN_S), ("600", 600), (600.5, 600.5), (1e300, LIFE_MAX_S), ("inf", LIFE_MAX_S),
 ], ids=["none", "negative", "zero", "word", "list", "nan", "tiny", "text", "fraction", "huge", "infinite"])  # fmt: skip
-async def test_a_life_that_is_told_badly(endpoint: Endpoint, authorizer: Authorizer, clock: Clock, expires_in: object, life_s: float) -> None:
+async def test_a_life_that_is_told_badly(endpoint: Endpoint, tokens: TokenKeeper, clock: Clock, expires_in: object, life_s: float) -> None:
     endpoint.reply = lambda number: token(number, expires_in=expires_in)
-    assert await authorizer.header() == "Bearer token-1"
+    assert await header_of(tokens) == "Bearer token-1"
     margin_s = min(30, life_s / 10)
     clock.now_s += life_s - 2 * margin_s - 0.1
-    assert await authorizer.header() == "Bearer token-1" and len(endpoint.requests) == 1
+    assert await header_of(tokens) == "Bearer token-1" and len(endpoint.requests) == 1
     clock.now_s += margin_s + 0.2
-    assert await authorizer.header() == "Bearer token-2"
+    assert await header_of(tokens) == "Bearer token-2"
 
 
-async def test_a_type_that_is_missing_or_in_another_case_is_bearer(endpoint: Endpoint, authorizer: Authorizer) -> None:
+async def test_a_type_that_is_missing_or_in_another_case_is_bearer(endpoint: Endpoint, tokens: TokenKeeper) -> None:
     endpoint.reply = lambda number: token(number, token_type="bEARER")
-    assert await authorizer.header() == "Bearer token-1"
+    assert await header_of(tokens) == "Bearer token-1"
     endpoint.reply = lambda number: token(number, token_type=None)
-    assert authorizer.invalidate("Bearer token-0") and await authorizer.header() == "Bearer token-1"
+    assert is_another_worth(tokens, "Bearer token-0") and await header_of(tokens) == "Bearer token-1"
 
 
 async def test_the_token_endpoint_must_be_allowed_as_any_other_peer(endpoint: Endpoint) -> None:
     strict = Transport(Allowed())
-    text = await problem(Authorizer(client(endpoint.url), strict))
+    text = await problem(tokens_of(client(endpoint.url), strict))
     assert "BLOCKED_ADDRESS" in text and endpoint.requests == []
     await strict.close()
 
 
-async def test_nothing_shows_the_secrets(endpoint: Endpoint, authorizer: Authorizer) -> None:
-    header = await authorizer.header()
-    shown = repr(authorizer) + repr(vars(authorizer))
+async def test_nothing_shows_the_secrets(endpoint: Endpoint, tokens: TokenKeeper) -> None:
+    header = await header_of(tokens)
+    shown = repr(tokens) + repr(vars(tokens))
     assert header not in shown and CLIENT_SECRET not in shown

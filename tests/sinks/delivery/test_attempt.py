@@ -21,7 +21,7 @@ from infra.fakes.receiver import DRIP_INTERVAL_S, HANG, RESET, Behaviour, Receiv
 from schemas.contract import member_key
 from schemas.records import AttemptVerdict, DeliveryAttempt, LoyaltyEvent, LoyaltyEventKind
 from sinks.addresses import parse_allowed
-from sinks.authorization import FRESH_S, Authorizer
+from sinks.authorization import tokens_of
 from sinks.base import Receipt, Verdict
 from sinks.delivery import attempt
 from sinks.delivery.attempt import GONE, MASKED, REPLAY_HEADER, Exchange, Result, batch_id, judge, masked_request, masked_response, masked_url, send_test
@@ -30,6 +30,7 @@ from sinks.delivery.outlet import Budget, Outlet
 from sinks.delivery.records import Outgoing, Payload
 from sinks.transport import BODY_BYTES_MAX, Answer, Failure, Transport
 from streams import signatures
+from streams.connectors.tokens import FRESH_S, TokenKeeper
 from streams.destinations.model import Bearer, ClientCredentials, Destination, Scheme, Secret
 from streams.settings import Settings
 from tests.sinks.broker import codec
@@ -423,17 +424,17 @@ def with_tokens(service: Service) -> Destination:
 
 
 def aged(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Authorizers made from now on have a clock that the test sets forward."""
+    """Keepers of tokens that are made from now on have a clock that the test sets forward."""
     ahead_s = 0.0
 
-    def make(authorization: Any, transport: Transport) -> Authorizer:
-        return Authorizer(authorization, transport, clock=lambda: time.monotonic() + ahead_s)
+    def make(authorization: Any, transport: Transport) -> TokenKeeper:
+        return tokens_of(authorization, transport, clock=lambda: time.monotonic() + ahead_s)
 
     def pass_time(by_s: float) -> None:
         nonlocal ahead_s
         ahead_s += by_s
 
-    monkeypatch.setattr(attempt, "Authorizer", make)
+    monkeypatch.setattr(attempt, "tokens_of", make)
     return pass_time
 
 
