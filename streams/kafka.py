@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec
 
 from streams import topics
-from streams.errors import ConfigurationError, UnavailableError
+from streams.errors import ConfigurationError, ContractError, UnavailableError
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ADMIN_TIMEOUT_S = 30
 ASK_TIMEOUT_S = 3.0
+WRITE_TIMEOUT_S = 10.0  # Of one record.
 BROKER_WAIT_FIRST_S, BROKER_WAIT_MAX_S = 0.2, 5.0
 SET_ON_THE_TOPIC = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
 # librdkafka's default partitioner is not Java's: with it, a Java producer and ours would put one member into two partitions.
@@ -64,6 +65,26 @@ def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
         "fetch.wait.max.ms": 100,
     }
     return Consumer(config | {key.replace("_", "."): value for key, value in extra.items()})
+
+
+def write_one(settings: Settings, topic: Topic, key: str, value: bytes, headers: Mapping[str, bytes] | None = None) -> None:
+    """Append one record of a stream that has few, and return when all in-sync replicas have it. Blocks.
+
+    Raises ContractError for one that is too large, and UnavailableError: then it may have been appended all the same.
+    """
+    told: list[KafkaError | None] = []
+    appending = producer(settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
+    try:
+        appending.produce(topic.name(settings.topic_prefix), value, key.encode(), headers=dict(headers or {}), on_delivery=lambda error, _: told.append(error))
+        appending.flush(WRITE_TIMEOUT_S + 1)
+    except KafkaException as raised:
+        told.append(raised.args[0])
+    error = told[0] if told else KafkaError(KafkaError._MSG_TIMED_OUT)
+    if error is None:
+        return
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        raise ContractError("RECORD_TOO_LARGE", f"what is to be written to {topic.stream} is larger than Kafka's limit for one message")
+    raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error.str()}")
 
 
 def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> dict[str, int]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Message
 
 from schemas.codec import Codec
 from schemas.records import ControlKind, DeliveryControl
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 WRITE_ID = "write_id"
 """Header by which a writer knows its own record."""
-WRITE_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0  # Until what was written has been read again.
 
 Value = Destination | DestinationState | Job
 
@@ -67,7 +67,6 @@ class ControlLog:
         self._newest: dict[str, DeliveryControl] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._writes: dict[str, asyncio.Future[bool]] = {}
-        self._producer: Producer | None = None
         self._follower = LogFollower(settings, topics.DELIVERY_CONTROL, self._read, self._take)
 
     def start(self) -> None:
@@ -86,7 +85,6 @@ class ControlLog:
         await self._follower.close()
         for write in self._writes.values():
             write.cancel()
-        self._producer = None
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back in the event loop whenever something has changed; several changes may be one call."""
@@ -170,33 +168,13 @@ class ControlLog:
         value, write_id = self._codec.encode(record), secrets.token_hex(16)
         write: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._writes[write_id] = write
-        if self._producer is None:
-            self._producer = kafka.producer(self._settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
         try:
-            await asyncio.to_thread(self._produce, self._producer, key, value, write_id)
-            return await asyncio.wait_for(write, WRITE_TIMEOUT_S)
+            await asyncio.to_thread(kafka.write_one, self._settings, topics.DELIVERY_CONTROL, key, value, {WRITE_ID: write_id.encode()})
+            return await asyncio.wait_for(write, READ_TIMEOUT_S)
         except TimeoutError as error:
             raise UnavailableError(f"topic {self._topic} cannot be read: look whether the change is there before you repeat it") from error
         finally:
             del self._writes[write_id]
-
-    def _produce(self, producer: Producer, key: str, value: bytes, write_id: str) -> None:
-        """Return after the acknowledgement by all in-sync replicas. Runs in a thread."""
-        told: list[KafkaError | None] = []
-        try:
-            producer.produce(self._topic, key=key.encode(), value=value, headers=[(WRITE_ID, write_id.encode())],
-                             on_delivery=lambda error, _: told.append(error))  # fmt: skip
-            producer.flush(WRITE_TIMEOUT_S + 1)
-        except KafkaException as raised:
-            told.append(raised.args[0])
-        error = told[0] if told else KafkaError(KafkaError._MSG_TIMED_OUT)
-        if error is None:
-            return
-        if error.fatal():
-            self._producer = None  # An idempotent producer that lost its sequence takes nothing more.
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            raise ContractError("RECORD_TOO_LARGE", "the document is larger than Kafka's limit for one message")
-        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {error.str()}")
 
     def _take(self, batch: list[_Read]) -> None:
         """Put in force what was read, in the order of the log."""

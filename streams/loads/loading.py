@@ -7,13 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
-from confluent_kafka import KafkaException
-
 from schemas.codec import Codec
 from schemas.records import RunResult, RunTrigger, SyncRun
 from streams import configuration, kafka, programs, publishing, topics
 from streams.domain.program import Program
-from streams.errors import ConfigurationError, UnavailableError
+from streams.errors import ConfigurationError
 from streams.loads import mapping, rejects, sources, store, validation
 from streams.loads.rejects import Rejects
 from streams.loads.sending import Sender, Status
@@ -164,10 +162,4 @@ def record_run(settings: Settings, codec: Codec, load: Load, progress: Progress,
         requested_by=user, scheduled_for_ms=started_at_ms, started_at_ms=started_at_ms, ended_at_ms=int(time.time() * 1000),
         rows=progress.decided_below + len(progress.decided_above), counts=dict(progress.results), due_after_ms=0,
     )  # fmt: skip
-    producer = kafka.producer(settings, message_timeout_ms=int(ASK_TIMEOUT_S * 1000))
-    try:
-        producer.produce(topics.SYNC_RUNS.name(settings.topic_prefix), codec.encode(run), job.encode())
-    except KafkaException as error:
-        raise UnavailableError(f"the run cannot be recorded: {error}") from error
-    if producer.flush(ASK_TIMEOUT_S):
-        raise UnavailableError("the run cannot be recorded: Kafka does not answer")
+    kafka.write_one(settings, topics.SYNC_RUNS, job, codec.encode(run))

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Message
 
 from schemas.codec import Codec
 from schemas.records import SyncControl, SyncControlKind
 from streams import kafka, topics
 from streams.configuration import Configuration
-from streams.errors import ContractError, UnavailableError
+from streams.errors import ContractError
 from streams.log_follower import LogFollower
 from streams.scheduling import cadence
 from streams.scheduling.cadence import REALTIME, Cadence
@@ -25,8 +25,6 @@ from streams.settings import Settings
 from streams.sync import names
 
 log = logging.getLogger(__name__)
-
-WRITE_TIMEOUT_S = 10.0
 
 
 class SyncControlLog:
@@ -152,22 +150,9 @@ class SyncControlLog:
             kind=kind, name=name, document="" if content is None else json.dumps(content), version=1 + (newest.version if newest else 0),
             changed_by=changed_by, changed_at_ms=time.time_ns() // 1_000_000,
         )  # fmt: skip
-        await asyncio.to_thread(self._produce, f"{kind.value}/{name}", self._codec.encode(record))
+        await asyncio.to_thread(kafka.write_one, self._settings, topics.SYNC_CONTROL, f"{kind.value}/{name}", self._codec.encode(record))
         log.info("sync.changed", extra={"kind": kind.value, "control_name": name, "version": record.version, "changed_by": changed_by})
         return record.version
-
-    def _produce(self, key: str, value: bytes) -> None:
-        told: list[KafkaError | None] = []
-        producer = kafka.producer(self._settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
-        try:
-            producer.produce(topics.SYNC_CONTROL.name(self._settings.topic_prefix), key=key.encode(), value=value,
-                             on_delivery=lambda error, _: told.append(error))  # fmt: skip
-            producer.flush(WRITE_TIMEOUT_S + 1)
-        except KafkaException as error:
-            told.append(error.args[0])
-        if told != [None]:
-            reason = told[0].str() if told and told[0] is not None else "no acknowledgement"
-            raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {reason}")
 
     def _read(self, message: Message) -> SyncControl | None:
         try:
