@@ -1,9 +1,13 @@
 """How a webhook proves itself that is not signed. Pure."""
 
+import base64
+import binascii
 import hmac
 
 from streams.connectors.contract import Delivery, Source
 from streams.signatures import SignatureError
+
+BASIC_CHARACTERS_MAX = 4096
 
 
 def by_url_token(source: Source, delivery: Delivery) -> str:
@@ -13,4 +17,19 @@ def by_url_token(source: Source, delivery: Delivery) -> str:
         raise SignatureError("TOKEN_MISSING")
     if not secret or not hmac.compare_digest(token.encode(), secret.encode()):
         raise SignatureError("TOKEN_WRONG")
+    return ""
+
+
+def by_password(source: Source, delivery: Delivery) -> str:
+    """HTTP basic authentication with the option `secret` as the password. There is no delivery id."""
+    scheme, _, encoded = delivery.headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() != "basic" or len(encoded) > BASIC_CHARACTERS_MAX:
+        raise SignatureError("HEADER_MISSING")
+    try:
+        _, _, password = base64.b64decode(encoded.strip().encode(errors="replace"), validate=True).partition(b":")
+    except (binascii.Error, ValueError) as error:
+        raise SignatureError("HEADER_INVALID") from error
+    secret = source.options["secret"]
+    if not secret or not hmac.compare_digest(password, secret.encode()):
+        raise SignatureError("PASSWORD_WRONG")
     return ""
