@@ -1,9 +1,19 @@
 """Cloudbeds: unsigned webhooks hint at reservations; what the reservation's own answer says decides."""
 
-from streams.connectors import stays
+from streams.connectors import grants, stays
 from streams.connectors.cloudbeds import inbound
-from streams.connectors.contract import Connector, Option, Push, Read
+from streams.connectors.contract import Connector, Grant, Option, Options, Push, Read, Token
 from streams.connectors.proof import by_url_token
+
+
+def _grant(options: Options) -> Grant | Token | None:
+    if options["api_key"]:
+        return grants.bearer(options["api_key"])
+    url = f"{options['base_url'].rstrip('/')}/api/{options['api_version']}/access_token"
+    return grants.refresh_token(
+        url=url, client_id=options["client_id"], client_secret=options["client_secret"], refresh_token=options["refresh_token"], secret_in_body=True
+    )
+
 
 CONNECTOR = Connector(
     kind="cloudbeds",
@@ -27,4 +37,5 @@ CONNECTOR = Connector(
     ),
     push=Push(authenticate=by_url_token, translate=inbound.translate),
     read=Read(begin=inbound.read),
+    grant=_grant,
 )  # fmt: skip

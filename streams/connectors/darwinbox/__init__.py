@@ -1,7 +1,10 @@
 """Darwinbox: its employee API is polled by the time of modification; any step that can call a URL may push; points go into employees' attributes."""
 
-from streams.connectors.contract import Connector, Option, Poll, Write
+from streams.connectors import grants
+from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Token, Write
 from streams.connectors.darwinbox import inbound, outbound
+from streams.connectors.proof import by_password
+from streams.connectors.worker_json import translate
 
 _CONNECTION = (
     Option(name="base_url", doc="https://DOMAIN of the tenant.", is_required=True, is_url=True),
@@ -15,11 +18,25 @@ _CONNECTION = (
     Option(name="employee_id_field", doc="Field of the member's number.", default="employee_id"),
 )
 
+
+def _grant(options: Options) -> Grant | Token | None:
+    """Older tenants have users; of those with tokens, the header is TOKEN."""
+    if options["user_name"]:
+        return grants.basic(options["user_name"], options["password"])
+    if not options["client_id"]:
+        return None
+    return grants.DarwinboxToken(
+        url=f"{options['base_url'].rstrip('/')}/oauth/v1token", client_id=options["client_id"], client_secret=options["client_secret"],
+        grant_type=options["grant_type"], code=options["code"],
+    )  # fmt: skip
+
+
 CONNECTOR = Connector(
     kind="darwinbox",
     title="Darwinbox",
     source_options=(
         *_CONNECTION,
+        Option(name="secret", doc="Password of the HTTP basic authentication of pushed JSON; empty: none is taken.", is_secret=True),
         Option(name="dataset_key", doc="Key of the dataset of employees.", is_secret=True),
         Option(name="inactive_dataset_key", doc="Key of a dataset that holds those who have left, if they are not in the other one.", is_secret=True),
         Option(name="overlap_s", doc="How far a run reaches back behind the last one's begin, in seconds.", type=float, default=300.0),
@@ -36,6 +53,7 @@ CONNECTOR = Connector(
         Option(name="empty_messages", doc="Parts of messages, in lower case, by which the API says that nothing was modified.", type=list,
                default=["no record", "no data", "not found"]),
     ),
+    push=Push(authenticate=by_password, translate=translate, challenge={"WWW-Authenticate": 'Basic realm="loyalty"'}),
     polls={"employees": Poll(begin=inbound.poll, every_s=60.0, is_wanted=lambda source: bool(source.options["dataset_key"]))},
     target_options=(
         *_CONNECTION,
@@ -44,4 +62,5 @@ CONNECTOR = Connector(
         Option(name="sequence_attribute", doc="Attribute of the sequence; empty: not sent."),
     ),
     write=Write(begin=outbound.write, states_max=100),
+    grant=_grant,
 )  # fmt: skip

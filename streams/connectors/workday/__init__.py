@@ -1,6 +1,9 @@
 """Workday: Get_Workers is asked for what was entered and for what takes effect; points go back into a custom object."""
 
-from streams.connectors.contract import Connector, Option, Poll, Write
+from streams.connectors import grants
+from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Write
+from streams.connectors.proof import by_password
+from streams.connectors.worker_json import translate
 from streams.connectors.workday import inbound, outbound, service
 
 _CONNECTION = (
@@ -14,11 +17,24 @@ _CONNECTION = (
     Option(name="refresh_token", doc="Of the API client, without expiry; none: client credentials.", is_secret=True),
 )
 
+
+def _grant(options: Options) -> Grant | None:
+    """None: requests carry a UsernameToken."""
+    if options["user_name"] or not options["client_id"]:
+        return None
+    url = f"{options['base_url'].rstrip('/')}/ccx/oauth2/{options['tenant']}/token"
+    client = {"url": url, "client_id": options["client_id"], "client_secret": options["client_secret"]}
+    if options["refresh_token"]:
+        return grants.refresh_token(**client, refresh_token=options["refresh_token"])
+    return grants.client_credentials(**client)
+
+
 CONNECTOR = Connector(
     kind="workday",
     title="Workday",
     source_options=(
         *_CONNECTION,
+        Option(name="secret", doc="Password of the HTTP basic authentication of business processes' own JSON; empty: none is taken.", is_secret=True),
         Option(name="overlap_s", doc="How far a run reaches back behind the last one's begin, in seconds.", type=float, default=300.0),
         Option(name="look_ahead_hours", doc="How far ahead changes that are to take effect are read: the service's days are those of the Pacific.",
                type=float, default=24.0),
@@ -27,6 +43,7 @@ CONNECTOR = Connector(
         Option(name="time_zone_path", doc="Where the worker's time zone stands (IANA name); empty: the member's attribute, or the programme's."),
         Option(name="field_map", doc="Attribute -> path in a Worker; empty: names and email.", type=dict, default={}),
     ),
+    push=Push(authenticate=by_password, translate=translate, challenge={"WWW-Authenticate": 'Basic realm="loyalty"'}),
     polls={"workers": Poll(begin=inbound.poll, every_s=60.0)},
     target_options=(
         *_CONNECTION,
@@ -39,5 +56,6 @@ CONNECTOR = Connector(
         Option(name="answer_name", doc="Element of a good answer.", default="Edit_Worker_Additional_Data_Response"),
     ),
     write=Write(begin=outbound.write, states_max=10),
+    grant=_grant,
     judge=service.judged,
 )  # fmt: skip
