@@ -167,7 +167,8 @@ class OhipFake(FakeServer):
     def _streamed(self, event: dict[str, Any], offset: int) -> dict[str, Any]:
         return {
             "metadata": {"offset": str(offset), "uniqueEventId": f"event-{event['number']}"}, "moduleName": event["module"].upper(),
-            "eventName": event["action"], "primaryKey": event["key"], "timestamp": event["at"].isoformat(), "hotelId": self.hotel_id, "publisherId": "18371", "actionInstanceId": "1",
+            "eventName": event["action"],
+            "primaryKey": event["key"], "timestamp": event["at"].isoformat(), "hotelId": self.hotel_id, "publisherId": "18371", "actionInstanceId": "1",
             "detail": [{"elementName": name, "oldValue": old, "newValue": new, "elementSequence": 1} for name, old, new in event["details"]],
         }  # fmt: skip
 

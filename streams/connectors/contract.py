@@ -39,6 +39,8 @@ class Option:
     """May be given as `NAME_file`; never shown."""
     is_url: bool = False
     choices: tuple[str, ...] = ()
+    wrong: Callable[[Any], str] = lambda value: ""
+    """What is wrong with a value, as the end of a sentence that begins with the option's name; empty: nothing. Never holds the value of a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +326,13 @@ Writing = Generator[Request, Answer, Sequence[Written]]
 """Yields requests, is sent their answers, returns one Written per state, in their order."""
 
 
+ACCOUNT_KINDS = frozenset({
+    LoyaltyEventKind.MEMBER_ENROLLED, LoyaltyEventKind.BALANCE_CHANGED, LoyaltyEventKind.TIER_CHANGED, LoyaltyEventKind.TIER_RETAINED,
+    LoyaltyEventKind.ACCOUNT_SUSPENDED, LoyaltyEventKind.ACCOUNT_REACTIVATED, LoyaltyEventKind.MEMBER_LEFT, LoyaltyEventKind.POOL_CHANGED,
+})  # fmt: skip
+"""Events that change points, tier or status: what other systems show of an account."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """How states go out: many members in one conversation, each member once."""
@@ -332,7 +341,7 @@ class Write:
     """(target, states, now_ms)"""
     states_max: int = 200
     """Most in one conversation, unless the option `batch_members_max` says fewer."""
-    kinds: frozenset[LoyaltyEventKind] = frozenset()
+    kinds: frozenset[LoyaltyEventKind] = ACCOUNT_KINDS
     """Events that change what the system shows; empty: all."""
     wants_profile: bool = False
 
@@ -365,3 +374,8 @@ class Connector:
     judge: Judge = judge
     budget: Callable[[Answer], Budget | None] = lambda answer: None
     """What an answer says of the allowance."""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether anything can come in."""
+        return bool(self.push or self.polls or self.streams)
