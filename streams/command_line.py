@@ -1,14 +1,18 @@
-"""What commands share: times as options, failures in words and exit codes, who asks."""
+"""What commands share: times as options, failures in words and exit codes, tables, who asks."""
 
 import getpass
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.errors import ConfigurationError, LoyaltyError
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 EXIT_CONFIGURATION = 2
 
@@ -27,6 +31,16 @@ class Instant(click.ParamType):
             self.fail(f"{value!r} is no time like 2026-11-25T12:00:00Z, nor a date like 2026-11-25: {error}", parameter, context)
 
 
+class TimeText(click.ParamType):
+    """The same, as it was written: the ingress reads it again."""
+
+    name = Instant.name
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        Instant().convert(value, parameter, context)
+        return str(value)
+
+
 @contextmanager
 def failures_told(command: str, exit_failed: int = 1) -> Iterator[None]:
     """Exit code 2 for a configuration that must be mended, `exit_failed` for any other failure; standard error says what it is."""
@@ -37,8 +51,34 @@ def failures_told(command: str, exit_failed: int = 1) -> Iterator[None]:
             click.echo(f"loyalty {command}: {problem}", err=True)
         sys.exit(EXIT_CONFIGURATION)
     except (LoyaltyError, OSError) as error:
-        click.echo(f"loyalty {command}: {error}", err=True)
+        for line in str(error).splitlines():
+            click.echo(f"loyalty {command}: {line}", err=True)
         sys.exit(exit_failed)
+
+
+def print_table(
+    rows: Sequence[Mapping[str, Any]], as_json: bool, columns: Sequence[str], cells: "Callable[[dict[str, Any]], Sequence[str | Text]]", nothing: str
+) -> None:
+    """JSON lines, or a table. A column whose name ends with '>' is aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in cells(dict(row))))
+    Console().print(table if rows else Text(nothing, "dim"))
+
+
+def clean(text: str) -> str:
+    """Texts come from other systems, and a terminal obeys control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def user() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.analytics.catalogue import Report
+from streams.command_line import clean
 from streams.errors import ConfigurationError
 
 Row = Mapping[str, Any]
@@ -120,7 +121,7 @@ def _text(value: Any) -> str:
     """As people read it; without what a terminal obeys."""
     if value is None:
         return "none"
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    return clean(str(value))
 
 
 def _sort_key(text: str) -> tuple[bool, float, str]:

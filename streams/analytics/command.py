@@ -17,9 +17,9 @@ from rich.text import Text
 from streams import settings as settings_module
 from streams.analytics import catalogue, charts
 from streams.analytics.catalogue import Report
-from streams.command_line import failures_told
+from streams.command_line import Instant, clean, failures_told
 from streams.errors import ConfigurationError, LoyaltyError
-from streams.history import EPOCH, instant_ms
+from streams.history import EPOCH
 from streams.settings import Settings
 
 SHOWN_MAX = 200  # Rows on a screen.
@@ -28,21 +28,11 @@ TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() AND 
 Row = dict[str, Any]
 
 
-class _Time(click.ParamType):
-    name = "time"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> datetime:
-        try:
-            return datetime.fromtimestamp(instant_ms(value) / 1000, UTC)
-        except ValueError as error:
-            self.fail(f"{value!r} is no day like 2026-11-25, nor a time like 2026-11-25T12:00:00Z: {error}", parameter, context)
-
-
 @click.command()
 @click.argument("name", required=False)
 @click.option("--program", "-p", help="Only this programme.")
-@click.option("--since", type=_Time(), help="Periods from this day on: 2026-11-01.")
-@click.option("--until", type=_Time(), help="Periods before this day.")
+@click.option("--since", "since_ms", type=Instant(), help="Periods from this day on: 2026-11-01.")
+@click.option("--until", "until_ms", type=Instant(), help="Periods before this day.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "parquet", "json"]), default="table", show_default=True, help="json: an object a line.")
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file instead of the screen; parquet needs one.")
 @click.option("--chart", "has_chart", is_flag=True, help="Draw it on the screen.")
@@ -50,7 +40,7 @@ class _Time(click.ParamType):
 @click.option("--fresh", is_flag=True, help="Compute it now instead of showing the rows of the last refresh.")
 @click.option("--about", is_flag=True, help="What the report asks, and how its numbers are to be read.")
 def report(
-    name: str | None, program: str | None, since: datetime | None, until: datetime | None, form: str, output: Path | None, has_chart: bool,
+    name: str | None, program: str | None, since_ms: int | None, until_ms: int | None, form: str, output: Path | None, has_chart: bool,
     picture: Path | None, fresh: bool, about: bool,
 ) -> None:  # fmt: skip
     """Show the report NAME, or without a name which reports there are and how old their rows are.
@@ -74,6 +64,7 @@ def report(
             raise ConfigurationError("--format parquet needs --output FILE: it is no text.")
         if picture is not None and picture.suffix not in PICTURES:
             raise ConfigurationError(f"--picture must end with {', '.join(PICTURES)}, not {picture.name!r}.")
+        since, until = (None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC) for at_ms in (since_ms, until_ms))
         rows, computed_at = _read(settings_module.load(), found, program, since, until, fresh=fresh)
         if picture is not None:
             charts.to_file(found, rows, picture)
@@ -156,8 +147,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:,.3f}"
-    text = f"{value:,}" if isinstance(value, int) else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return f"{value:,}" if isinstance(value, int) else clean(str(value))
 
 
 def _say_age(found: Report, rows: Sequence[Row], computed_at: datetime | None) -> None:

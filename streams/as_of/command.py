@@ -15,7 +15,7 @@ from rich.text import Text
 from streams import settings as settings_module
 from streams.as_of import query
 from streams.as_of.query import COLUMNS, POINTS, Moment
-from streams.command_line import Instant, failures_told
+from streams.command_line import Instant, clean, failures_told
 from streams.errors import LoyaltyError
 from streams.history import Query, Reader
 from streams.ingress.commands import format_time
@@ -89,7 +89,7 @@ def _draw(rows: Sequence[Row], moment: Moment) -> None:
         table.add_column(name, justify="left" if name in ("member", "status", "tier") else "right")
     for row in rows[:SHOWN_MAX]:
         cells = [f"{row['program_id']}/{row['member_id']}", row["status"], row["tier"], *(f"{row[name]:,}" for name in POINTS), str(row["entries"])]
-        table.add_row(*(Text("".join(one if one.isprintable() else "?" for one in cell)) for cell in cells))
+        table.add_row(*(Text(clean(cell)) for cell in cells))
     console = Console()
     console.print(table)
     if not rows:

@@ -1,36 +1,22 @@
 """`loyalty deliveries`: attempts to deliver, one of them whole, what was given up, and another try for that. Asked of the ingress."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 from urllib.parse import quote
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from streams.api import Api, Fields
-from streams.command_line import Instant
+from streams.command_line import TimeText, clean, failures_told, print_table
 from streams.deliveries.query import VERDICTS
-from streams.errors import ConfigurationError, LoyaltyError
-from streams.member_view import EXIT_CONFIGURATION, TOKEN_VARIABLE
+from streams.member_view import TOKEN_VARIABLE
 from streams.settings import PREFIX
 
 LIMIT = 50
 FAILED_STYLE, DELIVERED_STYLE = "red", "green"
-
-
-class _Time(click.ParamType):
-    """As it was written: the ingress reads it again."""
-
-    name = Instant.name
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
-        Instant().convert(value, parameter, context)
-        return str(value)
+NOTHING = "Nothing fits."
 
 
 PROGRAM = click.option("--program", "-p", help="Programme.")
@@ -46,8 +32,8 @@ def _token(scope: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 def _since_until(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        command = click.option("--until", type=_Time(), help=f"{what} before this time.")(command)
-        return click.option("--since", type=_Time(), help=f"{what} at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")(command)
+        command = click.option("--until", type=TimeText(), help=f"{what} before this time.")(command)
+        return click.option("--since", type=TimeText(), help=f"{what} at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")(command)
 
     return add
 
@@ -73,9 +59,9 @@ def deliveries() -> None:
 @_token("destinations:read")
 def list_attempts(limit: int, as_json: bool, url: str | None, token: str | None, **query: str | None) -> None:
     """List attempts, the newest first; those that failed are red."""
-    with _failures_told("list"):
+    with failures_told("deliveries list"):
         rows = list(Api(url, token).pages("/v1/deliveries", "attempts", query, limit))
-    _print(rows, as_json, ("started", "to", "what", "member", "attempt>", "outcome", "took>", "next", "attempt id"), _of_attempt)
+    print_table(rows, as_json, ("started", "to", "what", "member", "attempt>", "outcome", "took>", "next", "attempt id"), _of_attempt, NOTHING)
 
 
 @deliveries.command()
@@ -85,7 +71,7 @@ def list_attempts(limit: int, as_json: bool, url: str | None, token: str | None,
 @_token("destinations:read")
 def show(attempt_id: str, as_json: bool, url: str | None, token: str | None) -> None:
     """Show one attempt, ATTEMPT_ID, with headers and bodies of request and answer."""
-    with _failures_told("show"):
+    with failures_told("deliveries show"):
         found = Api(url, token).ask("GET", f"/v1/deliveries/{quote(attempt_id, safe='')}")
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
@@ -107,9 +93,9 @@ def show(attempt_id: str, as_json: bool, url: str | None, token: str | None) -> 
 @_token("destinations:read")
 def dead_letters(destination: str, limit: int, as_json: bool, url: str | None, token: str | None, **query: str | None) -> None:
     """List what was given up for DESTINATION and not delivered since."""
-    with _failures_told("dead-letters"):
+    with failures_told("deliveries dead-letters"):
         rows = list(Api(url, token).pages(_path(destination), "dead_letters", query, limit))
-    _print(rows, as_json, ("ended", "what", "member", "result", "attempts>", "event"), _of_dead_letter)
+    print_table(rows, as_json, ("ended", "what", "member", "result", "attempts>", "event"), _of_dead_letter, NOTHING)
 
 
 @deliveries.command()
@@ -128,7 +114,7 @@ def redrive(
     given = {name: value for name, value in query.items() if value is not None}
     if is_all == bool(event_ids) or (event_ids and given):
         raise click.UsageError("either ids of events, or --all, which alone takes --since, --until and --reason")
-    with _failures_told("redrive"):
+    with failures_told("deliveries redrive"):
         job = Api(url, token).ask("POST", f"{_path(destination)}/redrive", body={"all": True, **given} if is_all else {"event_ids": list(event_ids)})
     if as_json:
         click.echo(json.dumps(job))
@@ -140,64 +126,43 @@ def _path(destination: str) -> str:
     return f"/v1/destinations/{quote(destination, safe='')}/dead-letters"
 
 
-@contextmanager
-def _failures_told(command: str) -> Iterator[None]:
-    """Exit code 2 for a configuration that must be mended, 1 for any other failure; standard error says what it is."""
-    try:
-        yield
-    except LoyaltyError as error:
-        for line in str(error).splitlines():
-            click.echo(f"loyalty deliveries {command}: {line}", err=True)
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1)
-
-
-def _print(rows: Sequence[Fields], as_json: bool, columns: Sequence[str], cells: Callable[[Fields], tuple[Sequence[str], str]]) -> None:
-    """JSON lines, or a table. `cells` gives a row's texts and its style; a column whose name ends with '>' is aligned to the right."""
-    if as_json:
-        for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in columns:
-        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
-    for row in rows:
-        texts, style = cells(row)
-        table.add_row(*(Text(_clean(text)) for text in texts), style=style)
-    Console().print(table if rows else Text("Nothing fits.", "dim"))
-
-
-def _of_attempt(row: Fields) -> tuple[Sequence[str], str]:
+def _of_attempt(row: Fields) -> Sequence[Text]:
     member = f"{row['program_id']}/{row['member_id']}" if row["member_id"] else f"{len(row['event_ids'])} events"
     outcome = f"{row['outcome']} {row['verdict']}"
     cells = (
         _time(row["started_at"]), row["channel"], row["kind"], member, str(row["attempt"]), outcome, f"{row['duration_us'] / 1000:,.1f} ms",
         _time(row["next_attempt_at"]), row["attempt_id"],
     )  # fmt: skip
-    return cells, _style(row)
+    return _styled(cells, _style(row))
 
 
-def _of_dead_letter(row: Fields) -> tuple[Sequence[str], str]:
+def _of_dead_letter(row: Fields) -> Sequence[Text]:
     result = " ".join(filter(None, (row["result"], row["reason"], None if row["status"] is None else str(row["status"]))))
-    return (_time(row["ended_at"]), row["kind"], f"{row['program_id']}/{row['member_id']}", result, str(row["attempts"]), row["event_id"]), FAILED_STYLE
+    cells = (_time(row["ended_at"]), row["kind"], f"{row['program_id']}/{row['member_id']}", result, str(row["attempts"]), row["event_id"])
+    return _styled(cells, FAILED_STYLE)
+
+
+def _styled(cells: Sequence[str], style: str) -> Sequence[Text]:
+    return [Text(clean(cell), style) for cell in cells]
 
 
 def _whole(found: Fields) -> Iterator[Text]:
     """An attempt, line by line."""
-    yield Text(_clean(f"{found['outcome']} {found['verdict']}"), f"bold {_style(found)}").append(
-        f", attempt {found['attempt']} of {_clean(found['channel'])}, {_time(found['started_at'])}, {found['duration_us'] / 1000:,.1f} ms", "not bold default"
+    yield Text(clean(f"{found['outcome']} {found['verdict']}"), f"bold {_style(found)}").append(
+        f", attempt {found['attempt']} of {clean(found['channel'])}, {_time(found['started_at'])}, {found['duration_us'] / 1000:,.1f} ms", "not bold default"
     )
     if found["detail"]:
-        yield Text(_clean(found["detail"]), FAILED_STYLE)
+        yield Text(clean(found["detail"]), FAILED_STYLE)
     if found["next_attempt_at"]:
         yield Text(f"tried again at {_time(found['next_attempt_at'])}")
     about = f" of {found['program_id']}/{found['member_id']}" if found["member_id"] else ""
-    yield Text(_clean(f"{found['kind']}{about}: {', '.join(found['event_ids'])}"), "dim")
-    yield Text(_clean(f"appended to the log {_time(found['appended_at'])}; correlation id {found['correlation_id'] or 'none'}"), "dim")
+    yield Text(clean(f"{found['kind']}{about}: {', '.join(found['event_ids'])}"), "dim")
+    yield Text(clean(f"appended to the log {_time(found['appended_at'])}; correlation id {found['correlation_id'] or 'none'}"), "dim")
     peer = f" ({found['peer_address']})" if found["peer_address"] else ""
     for title, name in ((f"POST {found['url']}{peer}", "request"), ("answer", "response")):
-        yield Text(f"\n{_clean(title)}", "bold")
-        yield from (Text.assemble((f"{_clean(key)}: ", "cyan"), _clean(value)) for key, value in found[f"{name}_headers"].items())
-        yield from (Text(_clean(line)) for line in ("", *found[f"{name}_body"].splitlines()))
+        yield Text(f"\n{clean(title)}", "bold")
+        yield from (Text.assemble((f"{clean(key)}: ", "cyan"), clean(value)) for key, value in found[f"{name}_headers"].items())
+        yield from (Text(clean(line)) for line in ("", *found[f"{name}_body"].splitlines()))
 
 
 def _style(row: Fields) -> str:
@@ -207,8 +172,3 @@ def _style(row: Fields) -> str:
 def _time(text: str | None) -> str:
     """2026-11-25 12:05:42.310, UTC."""
     return text.replace("T", " ").removesuffix("Z") if text else ""
-
-
-def _clean(text: str) -> str:
-    """Texts come from other systems, and a terminal obeys control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from streams.api import Api, Fields
 from streams.destinations import replay_command
-from streams.destinations.printing import JSON, READ, WRITE, asks, clean, failures_told, path, print_missing, print_table, time_of
+from streams.command_line import clean, print_table
+from streams.destinations.printing import JSON, READ, WRITE, asks, failures_told, path, print_missing, time_of
 from streams.scheduling.cadence import of_text
 
 ALL = 1_000_000

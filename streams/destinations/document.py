@@ -450,8 +450,9 @@ def _cadence(reader: "_Reader", events: Collection[str]) -> dict[str, Any]:
     checked = cadence.REALTIME
     for name, text in found.items():  # A cron line is one of its time zone.
         if text:
+            part: dict[str, Any] = {name: text}
             try:
-                checked = cadence.make(default=checked, **{name: text}) if name != "window" else replace(checked, window=cadence.window_of(text))
+                checked = cadence.make(default=checked, **part) if name != "window" else replace(checked, window=cadence.window_of(text))
             except ValueError as error:
                 reader.problem("VALUE_INVALID", f"cadence_{name}", str(error).removeprefix(f"{name} "))
     given = [name for name in ("cadence_s", "cadence_cron") if reader.value(name) not in (None, "")]

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streams.api import Api, Fields
-from streams.destinations.printing import JSON, READ, WRITE, Time, asks, clean, failures_told, path, print_missing, print_table, time_of
+from streams.command_line import TimeText, clean, print_table
+from streams.destinations.printing import JSON, READ, WRITE, asks, failures_told, path, print_missing, time_of
 
 LIMIT = 50
 FOLLOW_S = 0.5
@@ -19,8 +20,8 @@ MAXIMUM = click.option("--limit", type=click.IntRange(1, 1_000_000), default=LIM
 
 @click.command()
 @click.argument("name")
-@click.option("--since", type=Time(), required=True, help="Appended to the log at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")
-@click.option("--until", type=Time(), help="And before this time.  [default: now]")
+@click.option("--since", type=TimeText(), required=True, help="Appended to the log at this time or later: 2026-11-25 or 2026-11-25T12:00:00Z.")
+@click.option("--until", type=TimeText(), help="And before this time.  [default: now]")
 @click.option("--which", type=click.Choice(["all", "missing", "failed"]), default="all", show_default=True,
               help="All; those without a delivery on record; those that were given up or passed over.")  # fmt: skip
 @click.option("--event", "events", multiple=True, help="Only this kind; may be repeated.")

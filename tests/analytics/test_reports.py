@@ -320,7 +320,7 @@ def test_a_chart_on_the_screen(computed: Settings) -> None:
 
 @pytest.mark.parametrize(("arguments", "code", "said"), [
     (("nonsense",), 2, "There are: active-members"), (("liability", "--format", "parquet"), 2, "--output"),
-    (("liability", "--since", "soon"), 2, "no day like"), (("liability", "--picture", "x.pdf"), 2, ".png"),
+    (("liability", "--since", "soon"), 2, "no time like"), (("liability", "--picture", "x.pdf"), 2, ".png"),
 ])  # fmt: skip
 def test_what_is_refused(computed: Settings, arguments: tuple[str, ...], code: int, said: str) -> None:
     answer = ask(computed, *arguments)
