@@ -31,6 +31,7 @@ from streams.tables import CHANGELOG_CONFIG, changelogs
 from tests.bench.month_end import percentile
 from tests.e2e.oracle import RULES_TOML
 from tests.e2e.processes import Pipeline
+from tests.loads.mappings import postings
 from tests.waiting import wait_until
 
 TOPIC_PREFIX, PARTITIONS = "loads", 8
@@ -39,24 +40,7 @@ LIVE = "live:"
 REDEEMED_PERCENT = 25
 WARM_UP_S = 5.0
 PAST_FROM, PAST_DAYS = datetime(2023, 1, 1, tzinfo=UTC), 1_000
-MAPPING_TOML = """
-id = "pms:{folio}"
-[columns]
-guest = "member_id"
-posted = "occurred_at"
-type = "kind"
-total = "amount"
-points = "points"
-[constants]
-currency = "EUR"
-[kinds]
-stay = "EARN"
-bonus = "EARN"
-reward = "REDEEM"
-[times]
-format = "%d.%m.%Y %H:%M"
-time_zone = "Asia/Kolkata"
-"""
+MAPPING_TOML = postings("%d.%m.%Y %H:%M", "Asia/Kolkata", kinds='bonus = "EARN"')
 
 
 def write_history(path: Path, rows: int) -> None:

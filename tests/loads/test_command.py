@@ -15,27 +15,9 @@ from streams.loads import loading, screen, store
 from streams.loads.store import Progress
 from streams.settings import Settings
 from tests.e2e.oracle import RULES_TOML
+from tests.loads.mappings import postings
 
-MAPPING = """
-id = "pms:{folio}"
-[columns]
-guest = "member_id"
-posted = "occurred_at"
-type = "kind"
-total = "amount"
-points = "points"
-[constants]
-currency = "EUR"
-[kinds]
-stay = "EARN"
-reward = "REDEEM"
-[times]
-format = "%Y-%m-%d %H:%M"
-time_zone = "Asia/Kolkata"
-[csv]
-delimiter = ";"
-encoding = "windows-1252"
-"""
+MAPPING = postings("%Y-%m-%d %H:%M", "Asia/Kolkata", more='[csv]\ndelimiter = ";"\nencoding = "windows-1252"')
 HISTORY = """folio;guest;posted;type;total;points;clerk
 1;M-1;2024-05-03 10:00;stay;100.00;;Müller
 2;M-1;2024-05-02 10:00;reward;;40;

@@ -15,27 +15,9 @@ from schemas.records import Enrolment, LineItem, MemberOperation, MemberStatus, 
 from streams.errors import ConfigurationError
 from streams.loads.commands import Converter
 from streams.loads.mapping import STREAMS, LoadMapping, parse
+from tests.loads.mappings import postings
 
-PMS = """
-id = "pms:{folio}"
-[columns]
-guest = "member_id"
-posted = "occurred_at"
-type = "kind"
-total = "amount"
-pts = "points"
-cur = "currency"
-[constants]
-currency = "EUR"
-[kinds]
-stay = "EARN"
-reward = "REDEEM"
-[times]
-format = "%d.%m.%Y %H:%M"
-time_zone = "Europe/Berlin"
-[csv]
-decimal_mark = ","
-"""
+PMS = postings("%d.%m.%Y %H:%M", "Europe/Berlin", columns='pts = "points"\ncur = "currency"', more='[csv]\ndecimal_mark = ","')
 STAY = {"folio": "17", "guest": "M-1", "posted": "03.05.2024 11:30", "type": "stay", "total": "420,00", "pts": "", "cur": ""}
 MAPPED = Converter(parse(tomllib.loads(PMS), Transaction), "grand", "pms")
 PLAIN = {"member_id": "M-1", "transaction_id": "t-1", "occurred_at": "2024-05-03T09:30:00Z", "kind": "EARN", "points": "5"}
