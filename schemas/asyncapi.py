@@ -52,7 +52,10 @@ ACCOUNT = {"status": "ACTIVE", "tier": "GOLD", "available_points": 2600, "qualif
 LOTS = [{"lot_id": "pms:stay:88123", "points": 2600, "expires_at_ms": 1858413900000}]
 
 # What passes between the pipeline's own processes is their affair: nobody else writes or reads it.
-OWN = (topics.RELAYS, topics.TICKS, topics.PROGRAMS, topics.DELIVERY_CONTROL, topics.DELIVERY_PROGRESS, topics.SYNC_CONTROL, topics.RESTATEMENTS)
+OWN = (
+    topics.RELAYS, topics.TICKS, topics.PROGRAMS, topics.DELIVERY_CONTROL, topics.DELIVERY_PROGRESS, topics.CONNECTOR_PROGRESS, topics.SYNC_CONTROL,
+    topics.RESTATEMENTS,
+)  # fmt: skip
 CHANNELS = tuple(topic for topic in topics.ALL if topic not in OWN)
 
 # One example per record; fields that are left out have their defaults, in nested records, too.

@@ -590,6 +590,102 @@ class Budget:
         }
 
 
+class ConnectorProgressKind(StrEnum):
+    """What it is about. POSITION: up to where the log was taken in. MEMBER: a state that has not reached the system for certain, or was
+    refused. CHAIN: the last link of the target's audit chain. UNKNOWN stands for a symbol that this reader does not know yet."""
+
+    UNKNOWN = "UNKNOWN"
+    POSITION = "POSITION"
+    MEMBER = "MEMBER"
+    CHAIN = "CHAIN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectorProgress:
+    """How far writes to a connected system have come in one partition of the events: the newest record of a key counts. Whoever takes the
+    partition over goes on from here."""
+
+    SCHEMA: ClassVar[str] = "ConnectorProgress"
+
+    kind: ConnectorProgressKind
+    """What it is about."""
+    target: str
+    """The connected system, as [destinations.NAME] names it."""
+    position: int = -1
+    """POSITION: everything below has ended or stands in a MEMBER record. MEMBER: offset of its event."""
+    member: str = ''
+    """MEMBER: program_id/member_id."""
+    event: bytes = ''
+    """MEMBER: the newest event of the member that the system should hear of, a LoyaltyEvent in wire format."""
+    appended_at_ms: int | None = None
+    """MEMBER: when that event was appended to the log."""
+    kinds: tuple[str, ...] = ()
+    """MEMBER: what has happened since the state that the system had before."""
+    intended_sequence: int = 0
+    """MEMBER: this state, of all that may have reached the system without an answer the newest; 0: none."""
+    intended_life_ms: int = 0
+    """MEMBER: for this long after the record, its writer may still have been about to send that state."""
+    attempts: int = 0
+    """MEMBER: failures of its own in a row."""
+    failing_since_ms: int | None = None
+    """MEMBER: when the first of them was."""
+    due_at_ms: int | None = None
+    """MEMBER: when it is tried again."""
+    is_parked: bool = False
+    """MEMBER: it was given up, and is tried again when the member has a newer state, or a person asks for it."""
+    reason: str = ''
+    """MEMBER: why it was given up, a stable code."""
+    detail: str = ''
+    """MEMBER: why the last attempt failed."""
+    chain_number: int = 0
+    """CHAIN: number of the last record."""
+    record_hash: str = ''
+    """CHAIN: hash of the last record."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "ConnectorProgress":
+        return cls(
+            kind=ConnectorProgressKind(data["kind"]),
+            target=data["target"],
+            position=data["position"],
+            member=data["member"],
+            event=data["event"],
+            appended_at_ms=data["appended_at_ms"],
+            kinds=tuple(data["kinds"]),
+            intended_sequence=data["intended_sequence"],
+            intended_life_ms=data["intended_life_ms"],
+            attempts=data["attempts"],
+            failing_since_ms=data["failing_since_ms"],
+            due_at_ms=data["due_at_ms"],
+            is_parked=data["is_parked"],
+            reason=data["reason"],
+            detail=data["detail"],
+            chain_number=data["chain_number"],
+            record_hash=data["record_hash"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind.value,
+            "target": self.target,
+            "position": self.position,
+            "member": self.member,
+            "event": self.event,
+            "appended_at_ms": self.appended_at_ms,
+            "kinds": list(self.kinds),
+            "intended_sequence": self.intended_sequence,
+            "intended_life_ms": self.intended_life_ms,
+            "attempts": self.attempts,
+            "failing_since_ms": self.failing_since_ms,
+            "due_at_ms": self.due_at_ms,
+            "is_parked": self.is_parked,
+            "reason": self.reason,
+            "detail": self.detail,
+            "chain_number": self.chain_number,
+            "record_hash": self.record_hash,
+        }
+
+
 class DeadLetterStage(StrEnum):
     """Where it failed. DECODE: the bytes are not a known schema. CONTRACT: a field breaks a rule of the contract. HANDLER: the program
     failed on it. DELIVERY: a destination refused it for good. UNKNOWN stands for a symbol that this reader does not know yet."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from schemas.records import (
+    ConnectorProgress,
     DeadLetter,
     DeliveryAttempt,
     DeliveryAudit,
@@ -124,6 +125,11 @@ DELIVERY_PROGRESS = Topic(
     doc="How far deliveries have come, in the partition of what is delivered; key: channel and lane.", writers="sink: webhooks",
     readers="sink: webhooks", config={"cleanup.policy": "compact", "segment.ms": str(DAY_MS), "min.cleanable.dirty.ratio": "0.1"},
 )  # fmt: skip
+CONNECTOR_PROGRESS = Topic(
+    stream="connector-progress", record=ConnectorProgress, direction=Direction.INTERNAL,
+    doc="How far writes to connected systems have come, in the partition of the events; key: target, kind and member.", writers="sink: connectors",
+    readers="sink: connectors; loyalty connectors", config={"cleanup.policy": "compact", "segment.ms": str(DAY_MS), "min.cleanable.dirty.ratio": "0.1"},
+)  # fmt: skip
 DEAD_LETTERS = _outbound(
     "dead-letters", DeadLetter, "What could not be processed, with the reason.", "operators", retention_ms=str(90 * DAY_MS),
 )
@@ -181,7 +187,7 @@ INBOUND = (ENROLMENTS, TRANSACTIONS, PROFILE_CHANGES, OFFER_ACTIVATIONS, MEMBER_
 OUTBOUND = (EVENTS, LEDGER_ENTRIES, PROFILES, SYNC_AUDIT, DEAD_LETTERS)
 SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
-DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS)
+DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS, CONNECTOR_PROGRESS)
 SYNC = (*SCHEDULED, SYNC_CONTROL, SYNC_RUNS)
 ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX, RESTATEMENTS)
 BY_STREAM = {topic.stream: topic for topic in ALL}
