@@ -16,6 +16,9 @@ from typing import Any
 
 from schemas.contract import EXTERNAL_ID_TYPE
 from streams import programs as programme_rules
+from streams.connectors import options
+from streams.connectors.contract import Source
+from streams.connectors.registry import CONNECTORS
 from streams.destinations import document as destination_document
 from streams.destinations.document import DocumentError
 from streams.destinations.model import Destination
@@ -31,27 +34,7 @@ SCOPES = (
     "members:export", "audit:read", "operations:read", "destinations:read", "destinations:write", "scim",
 )  # fmt: skip
 SCIM_CHOICES = {"number_from": ("user_name", "external_id", "employee_number"), "absent_active": ("unchanged", "suspend")}
-SOURCE_KINDS = ("apaleo", "hr", "cloudevents")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A system that sends webhooks to `POST /v1/webhooks/<name>`."""
-
-    name: str
-    kind: str
-    """Translator: apaleo, hr or cloudevents."""
-    program_id: str
-    secret: str = field(repr=False)
-    """hr, cloudevents: Standard Webhooks secret (whsec_...). apaleo, which does not sign: password of HTTP basic authentication."""
-    base_url: str = ""
-    """apaleo: the API from which a reservation is read again."""
-    identity_url: str = ""
-    """apaleo: the OAuth 2.0 token endpoint."""
-    client_id: str = ""
-    client_secret: str = field(default="", repr=False)
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """Further options of the kind, for example apaleo's member_id_path."""
+POLL_EVERY_S_MIN = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,28 +145,21 @@ def new_webhook_secret() -> str:
 
 def _source(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Source:
     place = f"sources.{name}"
-    reader.check_keys(
-        place, table,
-        {"kind", "program", "secret", "secret_file", "base_url", "identity_url", "client_id", "client_secret", "client_secret_file", "attributes"},
-    )  # fmt: skip
+    program_id = _program_name(reader, place, table, programs)
     kind = reader.value(place, table, "kind", str, "", required=True)
-    if kind and kind not in SOURCE_KINDS:
-        reader.problem(f"{place}.kind", f"must be one of {', '.join(SOURCE_KINDS)}, not {kind!r}")
-    apaleo = kind == "apaleo"
-    secret = reader.secret(place, table, "secret")
-    if secret and not apaleo:
-        _check_webhook_secret(reader, place, secret)
-    return Source(
-        name=name,
-        kind=kind,
-        program_id=_program_name(reader, place, table, programs),
-        secret=secret,
-        base_url=reader.url(place, table, "base_url", required=apaleo),
-        identity_url=reader.url(place, table, "identity_url", required=apaleo),
-        client_id=reader.value(place, table, "client_id", str, "", required=apaleo),
-        client_secret=reader.secret(place, table, "client_secret", required=apaleo),
-        attributes=reader.value(place, table, "attributes", dict, {}),
-    )
+    connector = CONNECTORS.get(kind)
+    if connector is None or not connector.is_source:
+        if kind:
+            reader.problem(f"{place}.kind", f"must be one of {', '.join(one for one in CONNECTORS if CONNECTORS[one].is_source)}, not {kind!r}")
+        return Source(name=name, kind=kind, program_id=program_id)
+    read = options.read(reader, place, table, connector.source_options, others={"kind", "program", *(("poll_every_s",) if connector.polls else ())})
+    poll_every_s = table.get("poll_every_s")
+    if connector.polls and poll_every_s is not None:
+        if type(poll_every_s) not in (int, float) or not POLL_EVERY_S_MIN <= poll_every_s < 1e9:
+            reader.problem(f"{place}.poll_every_s", f"must be a number of seconds, {POLL_EVERY_S_MIN:g} or more")
+        else:
+            read["poll_every_s"] = float(poll_every_s)
+    return Source(name=name, kind=kind, program_id=program_id, options=read)
 
 
 def _destination(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Destination:
@@ -252,12 +228,3 @@ def _program_name(reader: TomlReader, place: str, table: Mapping[str, Any], prog
     if name and name not in programs:
         reader.problem(f"{place}.program", f"names {name!r}, which is none of {', '.join(programs)}")
     return name
-
-
-def _check_webhook_secret(reader: TomlReader, place: str, secret: str) -> None:
-    from streams.signatures import SecretError, decode_secret
-
-    try:
-        decode_secret(secret)
-    except SecretError as error:
-        reader.problem(f"{place}.secret", str(error))

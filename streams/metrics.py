@@ -55,6 +55,8 @@ HISTORY_ROWS = Counter("loyalty_history_rows", "Rows inserted into ClickHouse.",
 INGRESS_WAITERS = Gauge("loyalty_ingress_waiters", "Requests held open until their command is decided.")
 ACCESSES = Counter("loyalty_ingress_accesses", "Reads of personal data, by whether their record was written before the answer.", ["when"])
 INGRESS_WEBHOOKS = Counter("loyalty_ingress_webhooks", "Webhooks received, by what became of them.", ["source", "result"])
+SOURCE_PARKED = Counter("loyalty_source_parked", "What sources said that could not be understood: dead letters.", ["source"])
+SOURCE_ALERTS = Counter("loyalty_source_alerts", "What an operator must hear of a source, by stable code.", ["source", "reason"])
 INGRESS_REREADS = Counter("loyalty_ingress_rereads", "Entities read again after a hint, by what became of them.", ["source", "result"])
 
 DELIVERY_DOWN = Gauge("loyalty_delivery_down", "1 while a destination counts as down and only probes are sent.", ["destination"])

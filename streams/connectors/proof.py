@@ -1,11 +1,12 @@
-"""How a webhook proves itself that is not signed. Pure."""
+"""How a webhook proves itself. Pure."""
 
 import base64
 import binascii
 import hmac
 
+from streams import signatures
 from streams.connectors.contract import Delivery, Source
-from streams.signatures import SignatureError
+from streams.signatures import SecretError, SignatureError
 
 BASIC_CHARACTERS_MAX = 4096
 
@@ -32,4 +33,19 @@ def by_password(source: Source, delivery: Delivery) -> str:
     secret = source.options["secret"]
     if not secret or not hmac.compare_digest(password, secret.encode()):
         raise SignatureError("PASSWORD_WRONG")
+    return ""
+
+
+def by_signature(source: Source, delivery: Delivery) -> str:
+    """Standard Webhooks with the option `secret` (whsec_...): the id of a genuine, fresh delivery."""
+    key = signatures.decode_secret(source.options["secret"])
+    return signatures.verify(key, delivery.headers, delivery.body, now_s=delivery.received_at_ms / 1000)
+
+
+def wrong_with_signing_secret(secret: str) -> str:
+    """What is wrong with a secret of Standard Webhooks; empty: nothing."""
+    try:
+        signatures.decode_secret(secret)
+    except SecretError as error:
+        return str(error)
     return ""

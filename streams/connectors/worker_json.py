@@ -11,10 +11,10 @@ from typing import Any
 
 from schemas.contract import ID_CHARACTERS_MAX
 from streams.connectors.contract import Delivery, Source, Translation
+from streams.connectors.fields import Fields
 from streams.connectors.workers import Worker, commands_of, read_day
 from streams.errors import ContractError
 from streams.ingress import commands
-from streams.ingress.delivery import Fields
 
 HIRED, UPDATED, DEACTIVATED, REACTIVATED = "worker.hired", "worker.updated", "worker.deactivated", "worker.reactivated"
 TYPES = (HIRED, UPDATED, DEACTIVATED, REACTIVATED)

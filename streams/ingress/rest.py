@@ -14,8 +14,9 @@ from streams.errors import ContractError, UnavailableError
 from streams.ingress import commands, decisions
 from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import Defaults, InvalidError, id_field
-from streams.ingress.parts import CORRELATION_ID, PARTS, Parts, Sent
+from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError, invalid
+from streams.ingress.sender import Sent
 from streams.topics import Topic
 
 BULK_ITEMS_MAX = 500

@@ -15,6 +15,7 @@ from aiohttp.http import HttpProcessingError
 
 from streams import metrics, topics
 from streams.configuration import Configuration
+from streams.connectors.registry import CONNECTORS
 from streams.errors import ConfigurationError, ContractError, UnavailableError
 from streams.ingress import audit, deliveries, destinations, docs, members, personal_data, replays, rereader, rest, waiting, webhooks
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
@@ -114,8 +115,9 @@ async def _reread(parts: Parts, stop: asyncio.Event) -> None:
     await asyncio.shield(parts.connected)
     async with asyncio.TaskGroup() as group:
         for source in parts.configuration.sources.values():
-            if source.kind == "apaleo":
-                group.create_task(rereader.run(parts, source, stop))
+            read = CONNECTORS[source.kind].read
+            if read is not None:
+                group.create_task(rereader.run(parts, source, read, stop))
         group.create_task(stop.wait())
 
 

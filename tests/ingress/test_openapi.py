@@ -15,8 +15,9 @@ from schemas.records import MemberOperationKind, TransactionKind
 from streams import topics
 from streams.domain import refusals
 from streams.domain.refusals import Refusal
-from streams.ingress import commands, hr, rest
-from streams.ingress.cloudevents import TYPES
+from streams.connectors.cloudevents.inbound import TYPES
+from streams.connectors.hr import inbound as hr
+from streams.ingress import commands, rest
 from streams.ingress.problems import TITLES
 from tests.ingress.support import OPENAPI, Service, basic_headers, signed_headers, validator
 

@@ -10,10 +10,9 @@ import pytest
 
 from infra.fakes.apaleo import ApaleoFake, Misbehaviour
 from schemas.records import DeadLetter, Transaction, TransactionKind
-from sinks.base import Verdict
 from streams import topics
+from streams.connectors.apaleo import CONNECTOR, inbound
 from streams.ingress import rereader
-from streams.ingress.rereader import judge, parse_retry_after
 from tests.ingress.support import CODEC, NOBODY, PMS_PASSWORD, Looped, Service, make_configuration, read_all
 
 pytestmark = pytest.mark.stack
@@ -37,14 +36,14 @@ def rereading(kafka: Any, valkey: Any, make_settings: Any, pms: ApaleoFake) -> I
 
     async def start() -> tuple[asyncio.Event, asyncio.Task[None]]:
         stop = asyncio.Event()
-        return stop, asyncio.create_task(rereader.run(service.parts, service.parts.configuration.sources["apaleo"], stop))
+        return stop, asyncio.create_task(rereader.run(service.parts, service.parts.configuration.sources["apaleo"], CONNECTOR.read, stop))
 
     async def finish() -> None:
         stop.set()
         await task
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rereader, "ANSWER_TIMEOUT_S", 1.0)
+        patch.setattr(inbound, "ANSWER_TIMEOUT_S", 1.0)
         stop, task = service.run(start())
         yield service
     service.run(finish())
@@ -158,28 +157,3 @@ async def test_a_reservation_that_nobody_knows_is_a_dead_letter(subscribed: Serv
         found = {letter.key or b"": letter.reason for letter in letters}
         await asyncio.sleep(0.1)
     assert found == {b"apaleo/R-unknown": "ENTITY_UNKNOWN", b"apaleo/R-broken": "CURRENCY_UNKNOWN"}
-
-
-@pytest.mark.parametrize(
-    ("status", "retry_after_s", "verdict"),
-    [
-        (0, None, Verdict.RETRY), (301, None, Verdict.RETRY), (400, None, Verdict.REFUSED), (401, None, Verdict.RETRY),
-        (403, None, Verdict.RETRY), (404, None, Verdict.REFUSED), (408, None, Verdict.RETRY), (410, None, Verdict.REFUSED),
-        (422, None, Verdict.REFUSED), (425, None, Verdict.RETRY), (429, 7.0, Verdict.RETRY), (500, None, Verdict.RETRY),
-        (503, 30.0, Verdict.RETRY),
-    ],
-)  # fmt: skip
-def test_what_a_status_means(status: int, retry_after_s: float | None, verdict: Verdict) -> None:
-    receipt = judge(status, retry_after_s, "apaleo")
-    assert (receipt.verdict, receipt.retry_after_s) == (verdict, retry_after_s)
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        (None, None), ("", None), ("7", 7.0), (" 7 ", 7.0), ("-7", None), ("soon", None), ("9" * 20, None), ("7.5", None),
-        ("Sun, 22 Nov 2026 03:40:30 GMT", 30.0), ("Sun, 22 Nov 2026 03:39:30 GMT", 0.0), ("Sun, 22 Nov 2026 03:40:30", 30.0),
-    ],
-)  # fmt: skip
-def test_retry_after(header: str | None, expected: float | None) -> None:
-    assert parse_retry_after(header, 1795318800.0) == expected

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from schemas.records import Enrolment, OfferActivation, ProfileChange, Transaction
 from streams import topics
-from streams.configuration import Configuration, Source, Token
+from streams.configuration import Configuration, Token
+from streams.connectors.contract import Source
 from streams.domain.program import Program
 from streams.errors import ContractError
 from streams.ingress import decisions, rest, server
@@ -145,7 +146,7 @@ def test_for_which_systems_a_token_speaks(allowed: list[str], name: str, expecte
     program = Program(program_id="grand", tiers=(), mastering={"email": "salesforce"})
     app = Token(name="app", sha256="", scopes=frozenset(), source_systems=frozenset(allowed))
     crm = Token(name="crm", sha256="", scopes=frozenset())
-    hr = Source(name="hr", kind="hr", program_id="grand", secret="")
+    hr = Source(name="hr", kind="hr", program_id="grand")
     everything = Configuration(programs={"grand": program}, sources={"hr": hr}, destinations={}, tokens=(app, crm))
     assert may_speak_for(everything, app, name) is expected
 

@@ -2,19 +2,20 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.records import MemberStatus, ProfileChange, ReceivedWebhook, Transaction
 from tests.ingress.support import CODEC, PMS_PASSWORD, Answer, Service, basic_headers, read_at, signed_headers
-from tests.ingress.test_translators import PAYLOADS
 
 pytestmark = pytest.mark.stack
 
-HR = (PAYLOADS / "hr_deactivated.json").read_bytes()
-CLOUDEVENT = (PAYLOADS / "ce_transaction.json").read_bytes()
-CHECKED_OUT = (PAYLOADS / "apaleo_checked_out.json").read_bytes()
+PAYLOADS = Path(__file__).parent.parent / "connectors"
+HR = (PAYLOADS / "hr/payloads/deactivated.json").read_bytes()
+CLOUDEVENT = (PAYLOADS / "cloudevents/payloads/transaction.json").read_bytes()
+CHECKED_OUT = (PAYLOADS / "apaleo/payloads/checked_out.json").read_bytes()
 STRUCTURED = "application/cloudevents+json"
 
 
@@ -43,7 +44,7 @@ async def test_a_delivery_that_is_repeated_is_the_same_command(service: Service)
 async def test_a_cloudevent_in_both_modes(service: Service) -> None:
     message = await kept(service, await service.webhook("partner", CLOUDEVENT, signed_headers(CLOUDEVENT, "msg_ce_1", STRUCTURED)))
     assert CODEC.decode(message.value(), Transaction).transaction_id == "/partner/shop:A234-1234-1234"
-    body = (PAYLOADS / "ce_binary_data.json").read_bytes()
+    body = (PAYLOADS / "cloudevents/payloads/binary_data.json").read_bytes()
     binary = {"ce-specversion": "1.0", "ce-type": "loyalty.transaction.v1", "ce-source": "/partner/shop", "ce-id": "1"}
     message = await kept(service, await service.webhook("partner", body, signed_headers(body, "msg_ce_2") | binary))
     assert CODEC.decode(message.value(), Transaction).transaction_id == "partner:msg_ce_2"
@@ -57,7 +58,7 @@ async def test_a_pms_webhook_is_kept_as_a_hint(service: Service) -> None:
 
 
 async def test_a_health_check_is_answered_and_leaves_nothing(service: Service) -> None:
-    answer = await service.webhook("apaleo", (PAYLOADS / "apaleo_healthcheck.json").read_bytes(), basic_headers())
+    answer = await service.webhook("apaleo", (PAYLOADS / "apaleo/payloads/healthcheck.json").read_bytes(), basic_headers())
     assert (answer.status, answer.json["status"]) == (200, "ignored")
 
 

@@ -13,10 +13,10 @@ import orjson
 
 from schemas.contract import Command
 from streams.connectors.contract import Answer, Cursor, Found, Options, Parked, Polling, Request, Source
+from streams.connectors.fields import Fields
 from streams.connectors.workers import Worker, commands_of, digest_of, read_day
 from streams.errors import ContractError
 from streams.ingress import commands
-from streams.ingress.delivery import Fields
 
 TIME = "%d-%m-%Y %H:%M:%S"
 DAYS = ("%d-%m-%Y", "%Y-%m-%d", "%d/%m/%Y", "%d %b %Y")

@@ -13,11 +13,11 @@ from urllib.parse import unquote
 
 from schemas.contract import ID_CHARACTERS_MAX, Problem
 from streams import topics
-from streams.configuration import Source
+from streams.connectors.contract import Delivery, Source, Translation
+from streams.connectors.fields import Fields
 from streams.errors import ContractError
 from streams.ingress import commands
 from streams.ingress.commands import Defaults, InvalidError
-from streams.ingress.delivery import Delivery, Fields, Translation
 from streams.topics import Topic
 
 STRUCTURED = "application/cloudevents+json"

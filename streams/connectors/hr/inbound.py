@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 
 from schemas.contract import Command
 from schemas.records import Enrolment, MemberStatus, ProfileChange
-from streams.configuration import Source
+from streams.connectors.contract import Delivery, Source, Translation
+from streams.connectors.fields import Fields
 from streams.errors import ContractError
 from streams.ingress import commands
-from streams.ingress.delivery import Delivery, Fields, Translation
 
 DEACTIVATED = "employment ended"
 
