@@ -615,7 +615,7 @@ class ConnectorProgress:
     """POSITION: everything below has ended or stands in a MEMBER record. MEMBER: offset of its event."""
     member: str = ''
     """MEMBER: program_id/member_id."""
-    event: bytes = ''
+    event: bytes | None = None
     """MEMBER: the newest event of the member that the system should hear of, a LoyaltyEvent in wire format."""
     appended_at_ms: int | None = None
     """MEMBER: when that event was appended to the log."""

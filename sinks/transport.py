@@ -26,7 +26,7 @@ from typing import Any
 
 import aiohappyeyeballs
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
@@ -94,14 +94,16 @@ class Transport:
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None, timeout_s: float,
-        bytes_max: int = BODY_BYTES_MAX,
+        bytes_max: int = BODY_BYTES_MAX, before: Callable[[], None] | None = None,
     ) -> Answer:  # fmt: skip
         """One exchange within the timeout, from the look-up of the name to the last byte of the body, of which `bytes_max` are read at most.
-        Redirects are not followed."""
+        Redirects are not followed. `before` is called when the connection stands, right before the request is handed to it: if it raises, nothing
+        of the request's body is sent."""
         began_s = time.monotonic()
+        data = body if before is None else _Checked(body or b"", before)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._open_session().request(method, self._target(url), headers=headers, data=body, allow_redirects=False)
+                response = await self._open_session().request(method, self._target(url), headers=headers, data=data, allow_redirects=False)
                 try:
                     content = await _read(response.content, bytes_max)
                 finally:
@@ -224,6 +226,18 @@ class _Response(aiohttp.ClientResponse):
     def start(self, connection: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
         self.peer_address = connection.protocol.peer_address  # Before the answer is read: with its end the connection goes back to the pool.
         return super().start(connection)
+
+
+class _Checked(aiohttp.BytesPayload):
+    """A body that is only sent if a last look allows it. aiohttp holds the head back until the body is written."""
+
+    def __init__(self, body: bytes, before: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._before = before
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._before()
+        await super().write_with_length(writer, content_length)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -60,7 +60,9 @@ class Handlers:
 class Feed:
     """`start`, and `close`. `failed` gets the exception if the thread ends by one, which is a bug."""
 
-    def __init__(self, settings: Settings, codec: Codec, topics: Sequence[Topic], group: str, handlers: Handlers) -> None:
+    def __init__(self, settings: Settings, codec: Codec, topics: Sequence[Topic], group: str, handlers: Handlers, *, sink: str = SINK) -> None:
+        """`sink` is what it is called in metrics, and where it says why nothing is read."""
+        self._sink = sink
         self._settings = settings
         self._codec = codec
         self._group = group
@@ -101,13 +103,13 @@ class Feed:
     def readiness(self) -> str:
         """Why nothing is read at present; empty if all is well."""
         if not self._reachable:
-            return f"{SINK}: no Kafka broker answers at {self._settings.kafka_bootstrap_servers}"
+            return f"{self._sink}: no Kafka broker answers at {self._settings.kafka_bootstrap_servers}"
         if self._assigned is None:
-            return f"{SINK}: waits for its partitions of {', '.join(self._topics)}"
+            return f"{self._sink}: waits for its partitions of {', '.join(self._topics)}"
         if left := len(self._assigned - self._positions.keys()):
-            return f"{SINK}: opens {left} of its partitions of {', '.join(self._topics)}"
+            return f"{self._sink}: opens {left} of its partitions of {', '.join(self._topics)}"
         if self._closed.done() or not self._thread.is_alive():
-            return f"{SINK}: does not poll any more"
+            return f"{self._sink}: does not poll any more"
         return ""
 
     # The thread.
@@ -283,7 +285,7 @@ class Feed:
             self._positions.pop(place, None)
             self._assigned = (self._assigned or set()) - {place}
             try:
-                metrics.SINK_LAG.remove(SINK, tp.topic, str(tp.partition))
+                metrics.SINK_LAG.remove(self._sink, tp.topic, str(tp.partition))
             except KeyError:
                 pass
         if gone:
@@ -309,7 +311,7 @@ class Feed:
             for (stream, number), position in list(self._positions.items()):
                 if stream == topic.stream:
                     high = consumer.get_watermark_offsets(TopicPartition(name, number), cached=True)[1]
-                    metrics.SINK_LAG.labels(SINK, name, str(number)).set(max(0, high - position))
+                    metrics.SINK_LAG.labels(self._sink, name, str(number)).set(max(0, high - position))
 
     def _check_broker(self, consumer: Consumer) -> None:
         self._heard_s = time.monotonic()

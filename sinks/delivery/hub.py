@@ -416,7 +416,7 @@ class Hub:
         for name in self._busy | standings.keys():
             outlet = self._outlets.get(name)
             if outlet is not None:
-                self._meters_of(name).show(standings.get(name) or Standing(), outlet, now_ms)
+                self._meters_of(name).show(standings.get(name) or Standing(), outlet.in_flight, outlet.limit.limit, now_ms)
         self._busy = set(standings)
 
     def _meters_of(self, name: str) -> "Meters":

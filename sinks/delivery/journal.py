@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -71,24 +72,30 @@ class Journal:
     """The durable state of one partition of one topic. `open`, then one `commit` at a time, then `close`; after an exception of `commit` a new
     journal must be opened."""
 
-    def __init__(self, settings: Settings, codec: Codec, topic: Topic, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, codec: Codec, topic: Topic, partition: int, *, progress: Topic = topics.DELIVERY_PROGRESS, owner: str = ""
+    ) -> None:
+        """Its state is in `progress`, under keys that begin with `owner` and a bar; without one, with the topic's stream."""
         self._settings = settings
         self._codec = codec
         self._topic = topic
         self._partition = partition
-        self._progress_name = topics.DELIVERY_PROGRESS.name(settings.topic_prefix)
+        self._progress = progress
+        self._progress_name = progress.name(settings.topic_prefix)
+        self._owner = owner or topic.stream
+        self._role = "connector" if owner else "delivery"
         self._producer: Producer | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"journal-{topic.stream}-{partition}")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"journal-{self._owner}-{partition}")
         self._closing = threading.Event()
         self._settled: set[tuple[str, int | bytes]] = set()
         """Topics and partitions, or keys of a partition that the broker's client chooses: nothing of an earlier owner hangs there."""
 
     @property
     def transactional_id(self) -> str:
-        return f"{self._settings.topic_prefix}.delivery.{self._topic.stream}.{self._partition}"
+        return f"{self._settings.topic_prefix}.{self._role}.{self._owner}.{self._partition}"
 
-    def open(self) -> list[DeliveryProgress]:
-        """Take the partition over and read its state: the newest record of each key of this stream; keys that were deleted are left out.
+    def open(self) -> list[Any]:
+        """Take the partition over and read its state: the newest record of each key of this owner; keys that were deleted are left out.
 
         Blocks for as long as the reading takes. Raises KafkaException when the broker does not answer in time and Fenced when another opens
         the same journal: both may be tried again with a new one. Raises ConfigurationError when the broker does not let this user, and
@@ -273,9 +280,9 @@ class Journal:
         finally:
             consumer.close()
 
-    def _read(self, end: int) -> list[DeliveryProgress]:
+    def _read(self, end: int) -> list[Any]:
         newest: dict[bytes, bytes] = {}
-        own = f"{self._topic.stream}|".encode()
+        own = f"{self._owner}|".encode()
         consumer = kafka.consumer(self._settings, "delivery-journal", enable_partition_eof=True)
         deadline_s, position = time.monotonic() + OPEN_S, 0
         try:
@@ -301,7 +308,7 @@ class Journal:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT, detail))
         finally:
             consumer.close()
-        return [self._codec.decode(value, DeliveryProgress) for value in newest.values()]
+        return [self._codec.decode(value, self._progress.record) for value in newest.values()]
 
 
 def _flush(producer: Producer) -> int:

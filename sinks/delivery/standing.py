@@ -24,16 +24,17 @@ class Standing:
         if not branch.follows:
             self.behind += max(0, branch.partition.position - branch.position)
             if branch.behind_since_ms and branch.position < branch.partition.position:
-                self._note(branch.behind_since_ms)
+                self.note(branch.behind_since_ms)
         for number, lane in enumerate(branch.lanes.values()):
             if lane.is_parked:
                 self.parked += 1
                 self.blocked += lane.is_blocked
             if number < LANES_LOOKED_AT:  # The oldest ones come first.
                 head = lane.head()
-                self._note(head[0].timestamp_ms if head else lane.failing_since_ms or now_ms)
+                self.note(head[0].timestamp_ms if head else lane.failing_since_ms or now_ms)
 
-    def _note(self, at_ms: int) -> None:
+    def note(self, at_ms: int) -> None:
+        """Something has waited since then."""
         self.oldest_ms = at_ms if self.oldest_ms is None else min(self.oldest_ms, at_ms)
 
     def shown(self, outlet: Outlet) -> dict[str, Any]:
@@ -60,12 +61,12 @@ class Meters:
             counter = self._attempts[verdict, outcome] = metrics.DELIVERIES.labels(self._name, verdict, outcome)
         counter.inc()
 
-    def show(self, standing: Standing, outlet: Outlet, now_ms: int) -> None:
+    def show(self, standing: Standing, in_flight: int, concurrency: int, now_ms: int) -> None:
         name = self._name
         metrics.DELIVERIES_WAITING.labels(name).set(standing.waiting + standing.behind)
         metrics.DELIVERY_OLDEST_SECONDS.labels(name).set(0 if standing.oldest_ms is None else max(0.0, (now_ms - standing.oldest_ms) / 1000))
-        metrics.DELIVERIES_IN_FLIGHT.labels(name).set(outlet.in_flight)
-        metrics.DELIVERY_CONCURRENCY.labels(name).set(outlet.limit.limit)
+        metrics.DELIVERIES_IN_FLIGHT.labels(name).set(in_flight)
+        metrics.DELIVERY_CONCURRENCY.labels(name).set(concurrency)
         metrics.DELIVERY_PARKED_MEMBERS.labels(name).set(standing.parked)
         metrics.DELIVERY_BLOCKED_MEMBERS.labels(name).set(standing.blocked)
 

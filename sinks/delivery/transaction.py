@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from schemas.codec import Codec
@@ -52,32 +52,44 @@ async def encoded(
 ) -> tuple[list[Write], dict[str, Link]]:
     """The records of one transaction of a partition, and the new ends of the audit chains; `before` has their old ones."""
     chains: dict[str, Link] = {}
+    return await in_slices(_writes(gathered, before, chains, prefix, codec, topic, number), len(gathered)), chains
+
+
+async def in_slices(records: Iterator[Write], count: int) -> list[Write]:
+    """All of about `count` records, encoded as they are taken, with turns of the loop in between."""
     writes: list[Write] = []
     loop = asyncio.get_running_loop()
     began_s = turn_began_s = loop.time()
     left = SLICE_MIN
-    for write in _writes(gathered, before, chains, prefix, codec, topic, number):
+    for write in records:
         writes.append(write)
         left -= 1
         if not left:
             await asyncio.sleep(0)
             now_s = loop.time()
             turns = (began_s + ENCODED_IN_S - now_s) / (now_s - turn_began_s) if now_s > turn_began_s else math.inf
-            turn_began_s, left = now_s, max(SLICE_MIN, math.ceil((len(gathered) - len(writes)) / max(1.0, turns)))
-    return writes, chains
+            turn_began_s, left = now_s, max(SLICE_MIN, math.ceil((count - len(writes)) / max(1.0, turns)))
+    return writes
+
+
+def audit_writes(
+    ends: Iterable[Ended | Dropped], before: Mapping[str, Link], chains: dict[str, Link], prefix: str, codec: Codec, number: int
+) -> Iterator[Write]:
+    """The audit records of ends in a partition, chained to those `before`; `chains` gets the new ends of the chains."""
+    for ended in ends:
+        count, record_hash = chains.get(ended.destination) or before.get(ended.destination, (0, ""))
+        record = chained(evidence.audit_of(ended), count + 1, record_hash)
+        chains[ended.destination] = (count + 1, record.record_hash)
+        key = member_key(record.program_id, record.member_id)
+        yield Write(topics.DELIVERY_AUDIT.name(prefix), number, key, codec.encode(record), [(DESTINATION, ended.destination.encode())])
 
 
 def _writes(
     gathered: Gathered, before: Mapping[str, Link], chains: dict[str, Link], prefix: str, codec: Codec, topic: Topic, number: int
 ) -> Iterator[Write]:
     encode, stream = codec.encode, topic.stream
-    audit, attempts = topics.DELIVERY_AUDIT.name(prefix), topics.DELIVERY_ATTEMPTS.name(prefix)
-    for ended in gathered.ends:
-        count, record_hash = chains.get(ended.destination) or before.get(ended.destination, (0, ""))
-        record = chained(evidence.audit_of(ended), count + 1, record_hash)
-        chains[ended.destination] = (count + 1, record.record_hash)
-        key = member_key(record.program_id, record.member_id)
-        yield Write(audit, number, key, encode(record), [(DESTINATION, ended.destination.encode())])
+    attempts = topics.DELIVERY_ATTEMPTS.name(prefix)
+    yield from audit_writes(gathered.ends, before, chains, prefix, codec, number)
     for destination, (count, record_hash) in chains.items():
         row = progress.chain_row(stream, destination, count, record_hash)
         gathered.rows[key_of(row)] = row

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from sinks.addresses import EVERYWHERE
 from sinks.transport import Answer as Received
-from sinks.transport import Transport
+from sinks.transport import Failure, Transport
 from streams.connectors.contract import Answer, Budget, Connector, Judgement, Options, Request, Token, Verdict
 from streams.connectors.tokens import TokenError, TokenKeeper
 from streams.errors import LoyaltyError
@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 FRESH_S = 1.0
 """Of a token; how often a refused one may be replaced. Whoever asks again waits longer."""
 
+WITHOUT_A_WORD = frozenset({None, 408, 502, 504})
+"""Statuses that say nothing of what becomes of the request; None: nothing came back."""
+NOT_SENT = frozenset({Failure.DNS, Failure.BLOCKED_ADDRESS, Failure.CONNECT, Failure.TLS})
+
 
 class Unanswered(LoyaltyError):
     """There is no answer for the conversation: it is to be begun again later, or the whole connection is to rest."""
 
-    def __init__(self, verdict: Verdict, detail: str, after_s: float | None = None) -> None:
+    def __init__(self, verdict: Verdict, detail: str, after_s: float | None = None, *, may_still_act: bool = False) -> None:
         super().__init__(detail)
         self.verdict = verdict
         """RETRY or WAIT."""
@@ -34,6 +38,8 @@ class Unanswered(LoyaltyError):
         """For people; no secrets, no personal data."""
         self.after_s = after_s
         """The system's own wish."""
+        self.may_still_act = may_still_act
+        """The system, or a gateway before it, may have the request and do what it asks for yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +76,22 @@ class Exchange:
             for option in (*connector.source_options, *connector.target_options) if option.is_url and options.get(option.name)
         }  # fmt: skip
 
-    async def ask(self, request: Request) -> Answer:
-        """The answer, which the connector's judge has passed. Raises Unanswered."""
+    async def ask(self, request: Request, *, before: Callable[[], None] | None = None) -> Answer:
+        """The answer, which the connector's judge has passed. Raises Unanswered. `before` is called right before each request is sent, and may
+        raise to prevent that."""
         for is_last in (False, True):
             held = None if self.tokens is None else await self._token(self.tokens)
-            answer, judgement = await self._send(request, held)
+            heard = await self._send(request, held, before)
+            received, judgement = heard.received, heard.judgement
             match judgement.verdict:
                 case Verdict.PASS:
-                    return answer
+                    return _answer(received)
                 case Verdict.RENEW:
                     if is_last or held is None or self.tokens is None or not self.tokens.refuse(held):
-                        raise Unanswered(Verdict.RETRY, f"not authorized: {judgement.detail or answer.status}", judgement.after_s)
+                        raise Unanswered(Verdict.RETRY, f"not authorized: {judgement.detail or received.outcome}", judgement.after_s)
                 case _:
-                    raise Unanswered(judgement.verdict, judgement.detail or f"status {answer.status}", judgement.after_s)
+                    may_still_act = received.status in WITHOUT_A_WORD and received.failure not in NOT_SENT
+                    raise Unanswered(judgement.verdict, judgement.detail or f"status {received.status}", judgement.after_s, may_still_act=may_still_act)
         raise AssertionError("the loop has returned or raised")
 
     async def _token(self, tokens: TokenKeeper) -> Token:
@@ -91,27 +100,25 @@ class Exchange:
         except TokenError as error:
             raise Unanswered(Verdict.RETRY, str(error)) from None
 
-    async def _send(self, request: Request, token: Token | None) -> tuple[Answer, Judgement]:
-        """Raises Unanswered when nothing came back."""
+    async def _send(self, request: Request, token: Token | None, before: Callable[[], None] | None) -> Heard:
         url = self._absolute(request.url, token)
         headers = dict(request.headers)
         if token is not None and _origin(url) in self._origins | {_origin(token.base_url)}:
             headers |= token.headers
         started_at_ms = time.time_ns() // 1_000_000
         received = await self._transport.request(
-            request.method, url, headers=headers, body=request.body, timeout_s=request.timeout_s, bytes_max=request.bytes_max + 1
-        )
-        answer = Answer(status=received.status or 0, headers=received.headers, body=received.body)
+            request.method, url, headers=headers, body=request.body, timeout_s=request.timeout_s, bytes_max=request.bytes_max + 1,
+            before=before,
+        )  # fmt: skip
         if received.status is None:
             judgement = Judgement(verdict=Verdict.RETRY, detail=f"{received.outcome}: {received.detail}")
         elif len(received.body) > request.bytes_max:
             judgement = Judgement(verdict=Verdict.RETRY, detail=f"status {received.status}, and more than {request.bytes_max} bytes")
         else:
-            judgement = self._judge(answer)
-        self._heard(Heard(
-            request=request, url=url, headers=headers, received=received, judgement=judgement, started_at_ms=started_at_ms,
-        ))  # fmt: skip
-        return answer, judgement
+            judgement = self._judge(_answer(received))
+        heard = Heard(request=request, url=url, headers=headers, received=received, judgement=judgement, started_at_ms=started_at_ms)
+        self._heard(heard)
+        return heard
 
     def _judge(self, answer: Answer) -> Judgement:
         try:
@@ -126,6 +133,10 @@ class Exchange:
             return url
         base_url = (token.base_url if token is not None else "") or self._base_url
         return base_url.rstrip("/") + url
+
+
+def _answer(received: Received) -> Answer:
+    return Answer(status=received.status or 0, headers=received.headers, body=received.body)
 
 
 def connect() -> Transport:
