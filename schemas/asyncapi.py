@@ -54,7 +54,7 @@ LOTS = [{"lot_id": "pms:stay:88123", "points": 2600, "expires_at_ms": 1858413900
 # What passes between the pipeline's own processes is their affair: nobody else writes or reads it.
 OWN = (
     topics.RELAYS, topics.TICKS, topics.PROGRAMS, topics.DELIVERY_CONTROL, topics.DELIVERY_PROGRESS, topics.CONNECTOR_PROGRESS, topics.SYNC_CONTROL,
-    topics.RESTATEMENTS,
+    topics.SOURCE_PROGRESS, topics.RESTATEMENTS,
 )  # fmt: skip
 CHANNELS = tuple(topic for topic in topics.ALL if topic not in OWN)
 

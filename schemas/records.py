@@ -2595,6 +2595,99 @@ class Restatement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceProgress:
+    """How far one feed of a connected system has been read, and how it fares. The newest one of a feed counts."""
+
+    SCHEMA: ClassVar[str] = "SourceProgress"
+
+    source: str
+    """Name of the source in the configuration."""
+    feed: str
+    """What is read of it, for example workers."""
+    cursor: bytes
+    """How far it has been read, in the connector's own words: JSON. All that comes before it is in the log."""
+    saved_at_ms: int
+    """When this was written, UTC."""
+    begun_at_ms: int
+    """When the last run, or the connection that stands, began, UTC; 0: never."""
+    succeeded_at_ms: int
+    """When it last went well, UTC; 0: never."""
+    failing_since_ms: int
+    """Since when it has failed, UTC; 0: it does not."""
+    last_error: str
+    """What went wrong last, for people; no secrets; empty: nothing ever did."""
+    last_error_at_ms: int
+    """When that was, UTC; 0: never."""
+    waits_until_ms: int
+    """Until when nothing is asked, because the system is at a limit, UTC; 0: it is not."""
+    alert: str
+    """What an operator must hear of: stable code, a colon, a sentence. Empty: nothing."""
+    alert_at_ms: int
+    """When that was, UTC; 0: never."""
+    source_time_ms: int
+    """When the newest that was read happened in its system, UTC; 0: not known."""
+    heard_at_ms: int
+    """When that was read, UTC; 0: never."""
+    commands: int
+    """Commands sent, ever."""
+    hints: int
+    """Hints followed, ever."""
+    parked: int
+    """What could not be understood, ever: dead letters."""
+    budget_used: int
+    """How much of the system's allowance of calls is used."""
+    budget_allowed: int
+    """That allowance; 0: not known."""
+
+    @classmethod
+    def from_avro(cls, data: Mapping[str, Any]) -> "SourceProgress":
+        return cls(
+            source=data["source"],
+            feed=data["feed"],
+            cursor=data["cursor"],
+            saved_at_ms=data["saved_at_ms"],
+            begun_at_ms=data["begun_at_ms"],
+            succeeded_at_ms=data["succeeded_at_ms"],
+            failing_since_ms=data["failing_since_ms"],
+            last_error=data["last_error"],
+            last_error_at_ms=data["last_error_at_ms"],
+            waits_until_ms=data["waits_until_ms"],
+            alert=data["alert"],
+            alert_at_ms=data["alert_at_ms"],
+            source_time_ms=data["source_time_ms"],
+            heard_at_ms=data["heard_at_ms"],
+            commands=data["commands"],
+            hints=data["hints"],
+            parked=data["parked"],
+            budget_used=data["budget_used"],
+            budget_allowed=data["budget_allowed"],
+        )
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "feed": self.feed,
+            "cursor": self.cursor,
+            "saved_at_ms": self.saved_at_ms,
+            "begun_at_ms": self.begun_at_ms,
+            "succeeded_at_ms": self.succeeded_at_ms,
+            "failing_since_ms": self.failing_since_ms,
+            "last_error": self.last_error,
+            "last_error_at_ms": self.last_error_at_ms,
+            "waits_until_ms": self.waits_until_ms,
+            "alert": self.alert,
+            "alert_at_ms": self.alert_at_ms,
+            "source_time_ms": self.source_time_ms,
+            "heard_at_ms": self.heard_at_ms,
+            "commands": self.commands,
+            "hints": self.hints,
+            "parked": self.parked,
+            "budget_used": self.budget_used,
+            "budget_allowed": self.budget_allowed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeChange:
     """One changed attribute. Personal data is masked."""
 

@@ -27,6 +27,7 @@ from schemas.records import (
     ReceivedWebhook,
     Relay,
     Restatement,
+    SourceProgress,
     SyncAudit,
     SyncControl,
     SyncRun,
@@ -148,6 +149,11 @@ WEBHOOK_INBOX = Topic(
     doc="Webhooks that only hint at a change; key: source and entity.", writers="ingress", readers="ingress: reads the entity again",
     config={"retention.ms": str(7 * DAY_MS)},
 )  # fmt: skip
+SOURCE_PROGRESS = Topic(
+    stream="source-progress", record=SourceProgress, direction=Direction.INTERNAL,
+    doc="How far feeds of connected systems have been read; key: source and feed.", writers="loyalty connectors run",
+    readers="loyalty connectors; ingress", config={"cleanup.policy": "compact", "segment.ms": str(DAY_MS), "min.cleanable.dirty.ratio": "0.1"},
+)  # fmt: skip
 
 
 SCHEDULED_PREFIX = "scheduled-"
@@ -189,5 +195,5 @@ SOURCES = (*INBOUND, RELAYS, TICKS, PROGRAMS)
 """All that the worker reads."""
 DELIVERY = (DELIVERY_AUDIT, DELIVERY_ATTEMPTS, DELIVERY_NOTICES, DELIVERY_CONTROL, DELIVERY_PROGRESS, CONNECTOR_PROGRESS)
 SYNC = (*SCHEDULED, SYNC_CONTROL, SYNC_RUNS)
-ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX, RESTATEMENTS)
+ALL = (*INBOUND, *OUTBOUND, *DELIVERY, *SYNC, RELAYS, TICKS, PROGRAMS, WEBHOOK_INBOX, SOURCE_PROGRESS, RESTATEMENTS)
 BY_STREAM = {topic.stream: topic for topic in ALL}
