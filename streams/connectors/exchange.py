@@ -59,10 +59,8 @@ class Exchange:
     """Requests of one source or one target, with tokens of its own."""
 
     def __init__(
-        self, connector: Connector, options: Options, transport: Transport, *, heard: Callable[[Heard], None] = lambda heard: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        """`heard` is told of each request, those that are asked again included; it must not raise."""
+        self, connector: Connector, options: Options, transport: Transport, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         grant = connector.grant(options)
         self.tokens = None if grant is None else TokenKeeper(grant, transport, fresh_s=FRESH_S, clock=clock)
         self.budget: Budget | None = None
@@ -70,19 +68,25 @@ class Exchange:
         self._connector = connector
         self._base_url = str(options.get("base_url", ""))
         self._transport = transport
-        self._heard = heard
         self._origins = {
             _origin(str(options[option.name]))
             for option in (*connector.source_options, *connector.target_options) if option.is_url and options.get(option.name)
         }  # fmt: skip
 
-    async def ask(self, request: Request, *, before: Callable[[], None] | None = None) -> Answer:
+    async def ready(self) -> None:
+        """There is a token to ask with, if one is needed. Raises Unanswered."""
+        await self._token()
+
+    async def ask(
+        self, request: Request, *, before: Callable[[], None] | None = None, heard: Callable[[Heard], None] = lambda heard: None
+    ) -> Answer:
         """The answer, which the connector's judge has passed. Raises Unanswered. `before` is called right before each request is sent, and may
-        raise to prevent that."""
+        raise to prevent that; `heard` is told of each, those that are asked again included, and must not raise."""
         for is_last in (False, True):
-            held = None if self.tokens is None else await self._token(self.tokens)
-            heard = await self._send(request, held, before)
-            received, judgement = heard.received, heard.judgement
+            held = await self._token()
+            told = await self._send(request, held, before)
+            heard(told)
+            received, judgement = told.received, told.judgement
             match judgement.verdict:
                 case Verdict.PASS:
                     return _answer(received)
@@ -94,9 +98,9 @@ class Exchange:
                     raise Unanswered(judgement.verdict, judgement.detail or f"status {received.status}", judgement.after_s, may_still_act=may_still_act)
         raise AssertionError("the loop has returned or raised")
 
-    async def _token(self, tokens: TokenKeeper) -> Token:
+    async def _token(self) -> Token | None:
         try:
-            return await tokens.get()
+            return None if self.tokens is None else await self.tokens.get()
         except TokenError as error:
             raise Unanswered(Verdict.RETRY, str(error)) from None
 
@@ -116,9 +120,7 @@ class Exchange:
             judgement = Judgement(verdict=Verdict.RETRY, detail=f"status {received.status}, and more than {request.bytes_max} bytes")
         else:
             judgement = self._judge(_answer(received))
-        heard = Heard(request=request, url=url, headers=headers, received=received, judgement=judgement, started_at_ms=started_at_ms)
-        self._heard(heard)
-        return heard
+        return Heard(request=request, url=url, headers=headers, received=received, judgement=judgement, started_at_ms=started_at_ms)
 
     def _judge(self, answer: Answer) -> Judgement:
         try:

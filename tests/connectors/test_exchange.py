@@ -67,9 +67,9 @@ def exchange(system: System, transport: Transport, **changed: Any) -> Exchange:
     return Exchange(connector(**changed), {"base_url": system.base_url, "token_url": f"{system.base_url}/token"}, transport)
 
 
-async def unanswered(exchange: Exchange, request: Request) -> Unanswered:
+async def unanswered(exchange: Exchange, request: Request, **options: Any) -> Unanswered:
     with pytest.raises(Unanswered) as caught:
-        await exchange.ask(request)
+        await exchange.ask(request, **options)
     assert SECRET not in caught.value.detail
     return caught.value
 
@@ -94,13 +94,13 @@ async def test_a_token_that_ended_is_replaced_once(system: System, transport: Tr
     now_s = 1000.0
     heard: list[Heard] = []
     options = {"base_url": system.base_url, "token_url": f"{system.base_url}/token"}
-    asked = Exchange(connector(), options, transport, heard=heard.append, clock=lambda: now_s)
-    await asked.ask(THING)
+    asked = Exchange(connector(), options, transport, clock=lambda: now_s)
+    await asked.ask(THING, heard=heard.append)
     system.expire_tokens()
-    failure = await unanswered(asked, THING)
+    failure = await unanswered(asked, THING, heard=heard.append)
     assert failure.verdict is Verdict.RETRY and system.tokens_issued == 1, "a token that was only just fetched is not the reason"
     now_s += FRESH_S
-    assert (await asked.ask(THING)).status == 200 and system.tokens_issued == 2
+    assert (await asked.ask(THING, heard=heard.append)).status == 200 and system.tokens_issued == 2
     assert [one.judgement.verdict for one in heard] == [Verdict.PASS, Verdict.RENEW, Verdict.RENEW, Verdict.PASS]
 
 
@@ -110,17 +110,20 @@ async def test_without_a_token_nothing_is_asked(system: System, transport: Trans
     assert (failure.verdict, failure.detail) == (Verdict.RETRY, "token endpoint: status 404") and not system.authorizations
 
 
-@pytest.mark.parametrize(("wrong", "verdict", "after_s"), [
-    (Misbehaviour(status=503), Verdict.RETRY, None),
-    (Misbehaviour(status=503, headers={"Retry-After": "7"}), Verdict.RETRY, 7.0),
-    (Misbehaviour(status=429, headers={"Retry-After": "9"}), Verdict.WAIT, 9.0),
-    (Misbehaviour(drops=True), Verdict.RETRY, None),
-], ids=["503", "retry-after", "429", "drop"])  # fmt: skip
-async def test_what_is_no_answer_is_named(system: System, transport: Transport, wrong: Misbehaviour, verdict: Verdict, after_s: float | None) -> None:
+@pytest.mark.parametrize(("wrong", "verdict", "after_s", "may_still_act"), [
+    (Misbehaviour(status=503), Verdict.RETRY, None, False),
+    (Misbehaviour(status=504), Verdict.RETRY, None, True),
+    (Misbehaviour(status=503, headers={"Retry-After": "7"}), Verdict.RETRY, 7.0, False),
+    (Misbehaviour(status=429, headers={"Retry-After": "9"}), Verdict.WAIT, 9.0, False),
+    (Misbehaviour(drops=True), Verdict.RETRY, None, True),
+], ids=["503", "504", "retry-after", "429", "drop"])  # fmt: skip
+async def test_what_is_no_answer_is_named(
+    system: System, transport: Transport, wrong: Misbehaviour, verdict: Verdict, after_s: float | None, may_still_act: bool
+) -> None:
     asked = exchange(system, transport)
     system.misbehaviours.append(wrong)
     failure = await unanswered(asked, Request(method="POST", url="/thing"))
-    assert (failure.verdict, failure.after_s) == (verdict, after_s) and failure.detail
+    assert (failure.verdict, failure.after_s, failure.may_still_act) == (verdict, after_s, may_still_act) and failure.detail
     assert (await asked.ask(THING)).status == 200
 
 
@@ -166,3 +169,17 @@ def test_the_judge_without_ways_of_its_own() -> None:
         200: Verdict.PASS, 204: Verdict.PASS, 300: Verdict.PASS, 400: Verdict.PASS, 401: Verdict.RENEW, 403: Verdict.PASS, 404: Verdict.PASS,
         408: Verdict.RETRY, 409: Verdict.RETRY, 425: Verdict.RETRY, 429: Verdict.WAIT, 500: Verdict.RETRY, 503: Verdict.RETRY,
     }  # fmt: skip
+
+
+async def test_a_request_may_be_held_back_at_the_last_moment(system: System, transport: Transport) -> None:
+    """When the connection stands, before anything of its body is sent: nothing of it reaches the system."""
+    asked = exchange(system, transport)
+    await asked.ask(THING)
+
+    def refuse() -> None:
+        raise TimeoutError("too late")
+
+    before = len(system.authorizations)
+    await unanswered(asked, Request(method="POST", url="/thing", body=b"x" * 100), before=refuse)
+    assert (await asked.ask(Request(method="POST", url="/thing", body=b"x"), before=lambda: None)).status == 200
+    assert len(system.authorizations) == before + 1
