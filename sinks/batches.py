@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from schemas.codec import Codec
 from sinks.base import Health, Item, Receipt, Verdict, Write
 from sinks.dead_letters import DeadLetters, GivenUp
+from sinks.flushes import Flushes
 from sinks.hold import Hold
 from sinks.intake import Handlers, Intake, Poison
 from sinks.runner import DRAIN_S, count_finished
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+QUIET_S = 1.0  # A flush is over when for this long nothing more of it has been read.
 HELD_LOOK_S = 0.5  # How late an instant, or a change of the cadence, is noticed.
 REMIND_S = 60.0  # A write that keeps failing says so this often.
 
@@ -46,6 +48,7 @@ async def run_batches(
     drain_s: float = DRAIN_S,
     decodes: bool = True,
     hold: Hold | None = None,
+    flushes: Flushes | None = None,
 ) -> None:
     """Write every record of `topic` until `stop` is set; then try what is held once more within `drain_s`, commit, return.
 
@@ -53,11 +56,11 @@ async def run_batches(
     tried again with back-off and hold up the ones behind them; a dead back end is waited for, in memory bounded by `outstanding_max`
     (default: three batches). Offsets are committed after the write, or after the broker acknowledged a dead letter. Without `decodes`,
     items have no record: `write` decodes their values by itself, and refuses what is none. `hold` says which items are due; the others wait,
-    uncommitted.
+    uncommitted, and `flushes` is told what went out for which instant.
     """
     codec = codec or open_codec(settings)
     run = _Run(settings, sink=sink, group=group, topic=topic, codec=codec, write=write, rows_max=rows_max, wait_max_s=wait_max_s,
-               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule, decodes=decodes, hold=hold)  # fmt: skip
+               outstanding_max=outstanding_max or 3 * rows_max, schedule=schedule, decodes=decodes, hold=hold, flushes=flushes)  # fmt: skip
     if health is not None:
         health.set(sink, run.intake.readiness)
     await run.until(stop, drain_s)
@@ -79,6 +82,7 @@ class _Run(Generic[R]):
         schedule: Schedule,
         decodes: bool,
         hold: Hold | None,
+        flushes: Flushes | None,
     ) -> None:
         self._sink = sink
         self._write = write
@@ -86,6 +90,7 @@ class _Run(Generic[R]):
         self._wait_max_s = wait_max_s
         self._schedule = schedule
         self._hold = hold
+        self._flushes = flushes
         self._dead_letters = DeadLetters(settings, codec, processor=sink, schedule=schedule)
         self._held: deque[Item[R]] = deque()
         self._poison: deque[Poison] = deque()
@@ -142,19 +147,30 @@ class _Run(Generic[R]):
             await self._gather_batch(stop)
             if self._poison:
                 await self._bury([self._poison.popleft() for _ in range(len(self._poison))])
-            batch = self._take_due()
+            until_ms = self._hold.due_until_ms(time.time_ns() // 1_000_000) if self._hold is not None else None
+            batch = self._take_due(until_ms)
             if batch:
-                await self._write_whole(batch, stop)
+                await self._write_flush(batch, until_ms, stop)
                 await self._slow_down(len(batch), stop)
-            if stop.is_set() and (self._writing or not batch or not (self._held or self._poison)):
+            is_last = stop.is_set() and (self._writing or not batch or not (self._held or self._poison))
+            if self._flushes is not None and (is_last or not batch):
+                await self._flushes.end()
+            if is_last:
                 return
             if not batch and self._held:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), HELD_LOOK_S)
 
-    def _take_due(self) -> list[Item[R]]:
-        """The next batch: of what is held the first that is due."""
-        until_ms = self._hold.due_until_ms(time.time_ns() // 1_000_000) if self._hold is not None else None
+    async def _write_flush(self, batch: list[Item[R]], instant_ms: int | None, stop: asyncio.Event) -> None:
+        """A batch, as a part of what goes out for an instant; None: it goes out as it comes."""
+        if self._flushes is not None:
+            await self._flushes.begin(instant_ms)
+        await self._write_whole(batch, stop)
+        if self._flushes is not None:
+            self._flushes.wrote(len(batch) - self._writing)
+
+    def _take_due(self, until_ms: int | None) -> list[Item[R]]:
+        """The next batch: of what is held the first that was appended before that time; None: whatever comes first."""
         if until_ms is None:
             return [self._held.popleft() for _ in range(min(self._rows_max, len(self._held)))]
         batch: list[Item[R]] = []
@@ -176,6 +192,11 @@ class _Run(Generic[R]):
             return
         if not self._held and not self._poison:
             self._some.clear()
+            if self._flushes is not None and self._flushes.is_open:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._some.wait(), QUIET_S)
+                if not self._some.is_set():
+                    await self._flushes.end()
             await self._some.wait()
         if self._wait_max_s and len(self._held) < self._rows_max and not stop.is_set():
             self._full.clear()

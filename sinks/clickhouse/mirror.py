@@ -15,13 +15,15 @@ from sinks.clickhouse import migrations, retention
 from sinks.clickhouse.connection import connect
 from sinks.clickhouse.history import History
 from sinks.clickhouse.tables import TABLES
+from sinks.flushes import Flushes
 from sinks.hold import Hold
 from sinks.schedule import Schedule
+from streams import topics
 from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.errors import UnavailableError
 from streams.settings import Settings
-from streams.sync import names
+from streams.sync import names, outbound
 from streams.sync.control import SyncControlLog
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,17 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
         async with asyncio.TaskGroup() as group:
             for history in histories:
                 stream = history.table.topic.stream
+                name = names.HISTORY + stream
+                cadence = partial(control.cadence, name)
+                may_wait = name in names.OUTBOUND
+                # A record of runs that told of its own runs would never be quiet.
+                has_runs = may_wait and history.table.topic is not topics.SYNC_RUNS
                 group.create_task(
                     run_batches(
                         settings, sink=f"clickhouse-{stream}", group=f"sink-clickhouse-{stream}", topic=history.table.topic,
                         write=history.write, rows_max=ROWS_MAX, wait_max_s=WAIT_MAX_S, stop=stop, codec=codec, health=health, decodes=False,
-                        hold=Hold(partial(control.cadence, names.HISTORY + stream)) if names.HISTORY + stream in names.OUTBOUND else None,
+                        hold=Hold(cadence) if may_wait else None,
+                        flushes=Flushes(outbound.recorder(settings, codec, name, cadence)) if has_runs else None,
                     )
                 )  # fmt: skip
             writes = {history.table.topic.stream: history.write for history in restated}

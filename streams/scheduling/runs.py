@@ -8,7 +8,7 @@ from confluent_kafka import Message
 
 from schemas.codec import Codec
 from schemas.records import RunResult, RunTrigger, SyncRun
-from streams import topics
+from streams import metrics, topics
 from streams.errors import ContractError
 from streams.log_follower import LogFollower
 from streams.settings import Settings
@@ -16,6 +16,22 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 RUNS_KEPT = 100_000
+
+
+def tell(run: SyncRun) -> None:
+    """A run that has ended, to metrics and log."""
+    seconds = max(0, run.ended_at_ms - run.started_at_ms) / 1000
+    metrics.SCHEDULED_RUNS.labels(run.job, run.result.value).inc()
+    metrics.SCHEDULED_RUN_SECONDS.labels(run.job).observe(seconds)
+    if run.result is RunResult.DONE:
+        metrics.SCHEDULED_RUN_DONE.labels(run.job).set(run.ended_at_ms / 1000)
+    log.info(
+        "run.ended",
+        extra={
+            "job": run.job, "run_id": run.run_id, "trigger": run.trigger.value, "result": run.result.value, "attempt": run.attempt, "rows": run.rows,
+            "counts": run.counts, "seconds": seconds, "detail": run.detail,
+        },
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -51,9 +67,11 @@ class RunLog:
         self._codec = codec
         self._follower = LogFollower(settings, topics.SYNC_RUNS, self._read, self._take)
 
-    async def open(self) -> None:
-        """Return once all that the topic holds is known."""
+    def start(self) -> None:
+        """Begin to read; `ready` says when all that the topic held is known."""
         self._follower.start()
+
+    async def ready(self) -> None:
         await self._follower.ready()
 
     async def close(self) -> None:

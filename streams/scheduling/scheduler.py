@@ -21,7 +21,7 @@ from streams.scheduling.job import Job, Outcome, Run
 from streams.scheduling.journal import FencedError, RunJournal
 from streams.scheduling.leadership import Leadership
 from streams.scheduling.plan import Due
-from streams.scheduling.runs import RunLog, Standing
+from streams.scheduling.runs import RunLog, Standing, tell
 from streams.settings import Settings
 from streams.sync import drain, names
 from streams.sync.control import SyncControlLog
@@ -117,7 +117,8 @@ class Scheduler:
         try:
             await self._control.ready()
             await journal.open()
-            await runs.open()
+            runs.start()
+            await runs.ready()
             self._since_ms = self._clock_ms()
             metrics.SCHEDULER_LEADS.set(1)
             log.info("scheduler.leads", extra={"jobs": len(self._jobs)})
@@ -233,23 +234,9 @@ class Scheduler:
         record = _with_next(record, cadence, standing, self._since(names.of_job(job.name), standing), self._clock_ms())
         await journal.write(record)
         standing.note(record)
-        self._tell(record)
+        tell(record)
         if due.trigger is RunTrigger.OPERATOR:
             await self._control.end_request(names.of_job(job.name), changed_by="scheduler")
-
-    def _tell(self, record: SyncRun) -> None:
-        seconds = max(0, record.ended_at_ms - record.started_at_ms) / 1000
-        metrics.SCHEDULED_RUNS.labels(record.job, record.result.value).inc()
-        metrics.SCHEDULED_RUN_SECONDS.labels(record.job).observe(seconds)
-        if record.result is RunResult.DONE:
-            metrics.SCHEDULED_RUN_DONE.labels(record.job).set(record.ended_at_ms / 1000)
-        log.info(
-            "run.ended",
-            extra={
-                "job": record.job, "run_id": record.run_id, "trigger": record.trigger.value, "result": record.result.value, "attempt": record.attempt,
-                "rows": record.rows, "counts": record.counts, "seconds": seconds, "detail": record.detail,
-            },
-        )  # fmt: skip
 
 
 def _run_id(job: Job, due: Due) -> str:

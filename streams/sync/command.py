@@ -4,13 +4,17 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from streams.command_line import failures_told, user
 from streams.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from streams.sync.status import Sources
 
 T = TypeVar("T")
 
@@ -70,12 +74,12 @@ def set_cadence(name: str, realtime: bool, every: str | None, cron: str | None, 
     if not {"realtime", "every", "cron"} & said.keys():
         raise click.UsageError("say how often: --realtime, --every or --cron")
 
-    async def change(parts: "_Parts") -> str:
+    async def change(parts: "Sources") -> str:
         try:
             wanted = cadence.make(**said)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        parts.require_known(name)
+        _require_known(parts, name)
         reason = names.refusal(name, wanted)
         if reason:
             raise ConfigurationError(f"{name} {reason}")
@@ -90,8 +94,8 @@ def set_cadence(name: str, realtime: bool, every: str | None, cron: str | None, 
 def reset(name: str) -> None:
     """Back to what the configuration file says of the stream or job NAME."""
 
-    async def change(parts: "_Parts") -> None:
-        parts.require_known(name)
+    async def change(parts: "Sources") -> None:
+        _require_known(parts, name)
         await parts.control.reset_cadence(name, changed_by=user())
 
     _run(change)
@@ -106,8 +110,8 @@ def run(name: str, wait_s: int, as_json: bool) -> None:
     """Run the stream or job NAME now, outside its window, too. Exit code 1 when the run fails."""
     from streams.sync import status as module
 
-    async def ask(parts: "_Parts") -> dict[str, Any] | None:
-        parts.require_known(name, runnable=True)
+    async def ask(parts: "Sources") -> dict[str, Any] | None:
+        _require_known(parts, name, runnable=True)
         await parts.control.request(name, changed_by=user())
         return await module.wait_for_request(parts, name, wait_s) if wait_s else None
 
@@ -121,61 +125,55 @@ def run(name: str, wait_s: int, as_json: bool) -> None:
     sys.exit(1 if row is not None and row["result"] == "FAILED" else 0)
 
 
-class _Parts:
-    """What the commands work with: settings, jobs, and the topics of control and runs, read."""
+@asynccontextmanager
+async def _opened() -> "AsyncIterator[Sources]":
+    """What the commands work with. Raises ConfigurationError, UnavailableError."""
+    from streams import configuration, kafka
+    from streams import settings as settings_module
+    from streams.codec import open_codec
+    from streams.errors import UnavailableError
+    from streams.scheduling import jobs
+    from streams.scheduling.runs import RunLog
+    from streams.sync.control import SyncControlLog
+    from streams.sync.status import Sources
 
-    def __init__(self) -> None:
-        from streams import configuration, settings
-        from streams.codec import open_codec
-        from streams.scheduling import jobs
-        from streams.scheduling.runs import RunLog
-        from streams.sync.control import SyncControlLog
-
-        self.settings = settings.load()
-        self.configuration = configuration.load(self.settings)
-        self.codec = open_codec(self.settings)
-        self.jobs = jobs.load(self.settings, self.configuration)
-        self.control = SyncControlLog(self.settings, self.codec, self.configuration)
-        self.run_log = RunLog(self.settings, self.codec)
-
-    async def open(self) -> None:
-        """Raises UnavailableError."""
-        from streams import kafka
-        from streams.errors import UnavailableError
-
-        existing = await asyncio.to_thread(kafka.partition_counts, self.settings, timeout_s=ASK_TIMEOUT_S)
-        if f"{self.settings.topic_prefix}.sync-control.v1" not in existing:
-            raise UnavailableError("Kafka has no topic sync-control yet: start the pipeline first, `loyalty scheduler` among it")
-        self.control.start()
+    settings = settings_module.load()
+    configured, codec = configuration.load(settings), open_codec(settings)
+    existing = await asyncio.to_thread(kafka.partition_counts, settings, timeout_s=ASK_TIMEOUT_S)
+    if f"{settings.topic_prefix}.sync-control.v1" not in existing:
+        raise UnavailableError("Kafka has no topic sync-control yet: start the pipeline first, `loyalty scheduler` among it")
+    control, run_log = SyncControlLog(settings, codec, configured), RunLog(settings, codec)
+    try:
+        for follower in (control, run_log):
+            follower.start()
         try:
-            await asyncio.wait_for(asyncio.gather(self.control.ready(), self.run_log.open()), ASK_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.gather(control.ready(), run_log.ready()), ASK_TIMEOUT_S)
         except TimeoutError as error:
-            raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self.settings.kafka_bootstrap_servers} does not answer") from error
-
-    async def close(self) -> None:
-        await self.control.close()
-        await self.run_log.close()
-
-    def require_known(self, name: str, *, runnable: bool = False) -> None:
-        """Raise ConfigurationError when there is no such stream or job."""
-        from streams.sync import names
-
-        runs_itself = names.is_inbound(name) or name in self.jobs
-        if runnable and not runs_itself and names.is_stream(name):
-            raise ConfigurationError(f"{name} has no runs: what it holds goes out at its times")
-        if not (runs_itself or names.is_stream(name)):
-            known = ", ".join([*names.INBOUND, *names.OUTBOUND, *self.jobs])
-            raise ConfigurationError(f"there is no stream and no job {name}. There are {known}")
+            raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers} does not answer") from error
+        yield Sources(
+            settings=settings, configuration=configured, codec=codec, jobs=jobs.load(settings, configured), control=control, run_log=run_log
+        )  # fmt: skip
+    finally:
+        await control.close()
+        await run_log.close()
 
 
-def _run(work: Callable[[_Parts], Awaitable[T]]) -> T:
+def _require_known(parts: "Sources", name: str, *, runnable: bool = False) -> None:
+    """Raise ConfigurationError when there is no such stream or job."""
+    from streams.sync import names
+
+    runs_itself = names.is_inbound(name) or name in parts.jobs
+    if runnable and not runs_itself and names.is_stream(name):
+        raise ConfigurationError(f"{name} cannot be run by itself: what it holds goes out at its times")
+    if not (runs_itself or names.is_stream(name)):
+        known = ", ".join([*names.INBOUND, *names.OUTBOUND, *parts.jobs])
+        raise ConfigurationError(f"there is no stream and no job {name}. There are {known}")
+
+
+def _run(work: "Callable[[Sources], Awaitable[T]]") -> T:
     async def whole() -> T:
-        parts = _Parts()
-        try:
-            await parts.open()
+        async with _opened() as parts:
             return await work(parts)
-        finally:
-            await parts.close()
 
     with failures_told("sync"):
         return asyncio.run(whole())

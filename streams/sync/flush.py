@@ -31,6 +31,7 @@ CHUNK_RECORDS = 2_000
 TRANSACTION_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 10.0
 READ_S = 0.2
+COORDINATOR_MOVES = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 BACKLOG_RECORDS_MAX = 20_000  # Beyond it a backlog is told as that much, or more.
 
 
@@ -157,8 +158,8 @@ class FlushJob:
     def _committed(self) -> dict[int, int]:
         if self._asker is None:
             self._asker = kafka.consumer(self._settings, self._group)
-        wanted = [TopicPartition(self._staging, number) for number in range(self._settings.kafka_partitions)]
-        return {one.partition: max(0, one.offset) for one in self._asker.committed(wanted, timeout=ASK_TIMEOUT_S)}
+        found = _commits(self._asker, self._staging, self._settings.kafka_partitions)
+        return {one.partition: max(0, one.offset) for one in found}
 
     def _is_ours(self, message: Message) -> bool:
         wanted = _header(message, SCHEDULE) or self._stream
@@ -226,12 +227,24 @@ class _Reading:
 def _unread(consumer: Consumer, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
     """Partition -> the first offset that the group has not read, and the end; of those in which there is something."""
     found = {}
-    for one in consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=ASK_TIMEOUT_S):
+    for one in _commits(consumer, topic, partitions):
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, one.partition), timeout=ASK_TIMEOUT_S)
         begin = max(low, one.offset)  # Below 0 when the group has read nothing yet.
         if begin < high:
             found[one.partition] = (begin, high)
     return found
+
+
+def _commits(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
+    """What the group has committed. A coordinator that moves, or is new, answers with errors for a while."""
+    deadline_s = time.monotonic() + ASK_TIMEOUT_S
+    while True:
+        try:
+            return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=ASK_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline_s:
+                raise
+            time.sleep(READ_S)
 
 
 def _waiting(message: Message) -> Waiting:

@@ -1,31 +1,54 @@
-"""Control, runs and topics -> what `loyalty sync` shows."""
+"""Control, runs, topics and the history -> what `loyalty sync` and `GET /v1/sync` show."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.table import Table
 
+from schemas.codec import Codec
 from schemas.records import SyncControlKind, SyncRun
 from streams import kafka
+from streams.configuration import Configuration
 from streams.errors import UnavailableError
+from streams.history import Query, Reader
 from streams.scheduling import plan
 from streams.scheduling.cadence import Cadence, window_text
-from streams.scheduling.runs import Standing
+from streams.scheduling.job import Job
+from streams.scheduling.runs import RunLog, Standing
+from streams.settings import Settings
 from streams.sync import names
+from streams.sync.control import SyncControlLog
 from streams.sync.flush import BACKLOG_RECORDS_MAX, FlushJob
 
 ASK_TIMEOUT_S = 10.0
 LOOK_EVERY_S = 0.1
+WRITTEN = "SELECT topic, toUnixTimestamp64Milli(max(mirrored_at)) FROM mirror_ranges GROUP BY topic"
 STYLES = {"DONE": "green", "FAILED": "red", "STOPPED": "yellow"}
 
 
-async def rows(parts: Any, now_ms: int) -> list[dict[str, Any]]:
-    """Every stream and job; times are RFC 3339, or None. Raises UnavailableError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What is read for it. `control` and `run_log` follow their topics, and are ready."""
+
+    settings: Settings
+    configuration: Configuration
+    codec: Codec
+    jobs: Mapping[str, Job]
+    control: SyncControlLog
+    run_log: RunLog
+
+
+async def rows(parts: Sources, now_ms: int) -> list[dict[str, Any]]:
+    """Every stream and job; times are RFC 3339, or None: when the history was written last is not known while ClickHouse does not answer.
+
+    Raises UnavailableError.
+    """
     found = []
     for name in [*names.INBOUND_REALTIME, *parts.control.inbound_names()]:
         is_scheduled = name not in names.INBOUND_REALTIME
@@ -37,14 +60,18 @@ async def rows(parts: Any, now_ms: int) -> list[dict[str, Any]]:
             row |= {"backlog": backlog.records, "oldest_at": _time(backlog.oldest_ms), "lag_s": _seconds(backlog.oldest_ms, now_ms)}
         found.append(row)
     outbound = [*names.OUTBOUND_REALTIME, *names.OUTBOUND]
-    unwritten = await asyncio.to_thread(_unwritten, parts, outbound)
-    found += [_row(parts, name, "outbound", name, Cadence(), now_ms) | {"backlog": unwritten[name]} for name in outbound]
+    unwritten, written_ms = await asyncio.gather(asyncio.to_thread(_unwritten, parts, outbound), _written_ms(parts.settings))
+    for name in outbound:
+        row = _row(parts, name, "outbound", name, Cadence(), now_ms) | {"backlog": unwritten[name]}
+        if name.startswith(names.HISTORY):
+            row["last_write_at"] = _time(written_ms.get(names.sink_of(name)[1].name(parts.settings.topic_prefix)))
+        found.append(row)
     for name, job in parts.jobs.items():
         found.append(_row(parts, names.of_job(name), "job", name, job.default, now_ms))
     return found
 
 
-def _row(parts: Any, name: str, kind: str, job: str, default: Cadence, now_ms: int) -> dict[str, Any]:
+def _row(parts: Sources, name: str, kind: str, job: str, default: Cadence, now_ms: int) -> dict[str, Any]:
     cadence = parts.control.cadence(name, default)
     standing: Standing = parts.run_log.standings.get(job, Standing())
     since_ms = parts.control.since_ms(name) or (0 if standing.planned else now_ms)
@@ -59,18 +86,18 @@ def _row(parts: Any, name: str, kind: str, job: str, default: Cadence, now_ms: i
         "rate_max_per_s": cadence.rate_max_per_s,
         "set_by": record.changed_by if (record := parts.control.record(SyncControlKind.CADENCE, name)) else "file" if name in parts.configuration.sync else "",
         "last": run_row(standing.last) if standing.last is not None else None,
-        "next_at": _time(next_ms),
+        "next_at": _time(next_ms), "last_write_at": None,
         "backlog": None, "oldest_at": None, "lag_s": None,
     }  # fmt: skip
 
 
-async def runs(parts: Any, name: str | None, limit: int) -> list[dict[str, Any]]:
+async def runs(parts: Sources, name: str | None, limit: int) -> list[dict[str, Any]]:
     """Newest first."""
     found = [run for run in parts.run_log.newest if name is None or names.of_job(run.job) == name or run.job == name]
     return [run_row(run) for run in sorted(found, key=lambda run: run.ended_at_ms, reverse=True)[:limit]]
 
 
-async def wait_for_request(parts: Any, name: str, wait_s: float) -> dict[str, Any] | None:
+async def wait_for_request(parts: Sources, name: str, wait_s: float) -> dict[str, Any] | None:
     """The run that an operator asked for just now; None when it has not ended in time."""
     job = name if name in parts.jobs else names.SYNC + name
     asked_ms = None
@@ -109,7 +136,7 @@ def show(found: list[dict[str, Any]], now_ms: int) -> None:
         if kind not in (None, row["kind"]):
             table.add_section()
         kind, last = row["kind"], row["last"]
-        ran = f"{_short(last['ended_at'], now_ms)} [{STYLES.get(last['result'], 'dim')}]{last['result']}[/]" if last else ""
+        ran = f"{_short(last['ended_at'], now_ms)} [{STYLES.get(last['result'], 'dim')}]{last['result']}[/]" if last else _short(row["last_write_at"], now_ms)
         how = row["cadence"] if row["mode"] != "draining" else f"{row['cadence']} [yellow](draining)[/]"
         waits = "" if row["backlog"] is None else f"{row['backlog']:,}{'+' if row['backlog'] >= BACKLOG_RECORDS_MAX else ''}"
         oldest = "" if row["lag_s"] is None else f", {_duration(row['lag_s'])}"
@@ -133,7 +160,16 @@ def show_runs(found: list[dict[str, Any]], now_ms: int) -> None:
     Console().print(table)
 
 
-def _unwritten(parts: Any, outbound: Sequence[str]) -> dict[str, int]:
+async def _written_ms(settings: Settings) -> dict[str, int]:
+    """Full name of a topic -> when ClickHouse took the newest records of it, in ms since 1970; empty while ClickHouse does not answer."""
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S), Reader(settings) as history:
+            return {topic: at_ms async for topic, at_ms in history.rows(Query(WRITTEN, {}))}
+    except (UnavailableError, TimeoutError):
+        return {}
+
+
+def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
     """Records of outbound streams that their sinks have not written yet. Raises UnavailableError."""
     admin = AdminClient(kafka.client_config(parts.settings))
     prefix, numbers = parts.settings.topic_prefix, range(parts.settings.kafka_partitions)
@@ -144,9 +180,14 @@ def _unwritten(parts: Any, outbound: Sequence[str]) -> dict[str, int]:
         request = [ConsumerGroupTopicPartitions(f"{prefix}.{group}", wanted[name])]
         asked[name] = admin.list_consumer_group_offsets(request, request_timeout=ASK_TIMEOUT_S)
     every = {place for places in wanted.values() for place in places}
+    # What an open transaction has written cannot be read yet, so no sink is behind by it.
+    committed = IsolationLevel.READ_COMMITTED
     try:
         firsts, ends = (
-            {place: future.result().offset for place, future in admin.list_offsets(dict.fromkeys(every, spec), request_timeout=ASK_TIMEOUT_S).items()}
+            {
+                place: future.result().offset
+                for place, future in admin.list_offsets(dict.fromkeys(every, spec), isolation_level=committed, request_timeout=ASK_TIMEOUT_S).items()
+            }
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
         )
         found = {}

@@ -65,7 +65,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def recorded(settings: Settings, job: str) -> list[SyncRun]:
     runs = RunLog(settings, open_codec(settings))
-    await runs.open()
+    runs.start()
+    await runs.ready()
     await runs.close()
     return [run for run in runs.newest if run.job == job]
 

@@ -8,6 +8,7 @@ import pytest
 
 from sinks.base import Item, Receipt, Verdict
 from sinks.batches import run_batches
+from sinks.flushes import Flushes
 from sinks.hold import Hold
 from sinks.schedule import Schedule
 from streams import kafka as kafka_clients
@@ -126,15 +127,25 @@ async def test_a_stop_writes_what_is_held_once_more(settings: Settings) -> None:
 
 
 async def test_what_is_not_due_waits_in_the_log_and_a_change_of_the_cadence_counts_at_once(settings: Settings) -> None:
-    back_end, cadence = BackEnd(), [Cadence(every_s=31 * 86_400)]
+    back_end, cadence, flushed = BackEnd(), [Cadence(every_s=31 * 86_400)], []
+
+    async def ended(*flush: int) -> None:
+        flushed.append(flush)
+
+    def waiting(stop: asyncio.Event) -> Any:
+        return batches(settings, back_end, rows_max=10, hold=Hold(lambda: cadence[0]), flushes=Flushes(ended))(stop)
+
     fill(settings, topics.EVENTS, [event(n) for n in range(1, 26)])
-    async with running(batches(settings, back_end, rows_max=10, hold=Hold(lambda: cadence[0]))):
+    async with running(waiting):
         await until(lambda: left_to_commit(settings, "sink-batch", topics.EVENTS) == 25)
-    assert back_end.written == [], "a stop writes nothing that is not due"
-    async with running(batches(settings, back_end, rows_max=10, hold=Hold(lambda: cadence[0]))):
+    assert (back_end.written, flushed) == ([], []), "a stop writes nothing that is not due"
+    async with running(waiting):
         cadence[0] = Cadence(every_s=1, rate_max_per_s=100)
         await until_committed(settings, "sink-batch")
+        await until(lambda: sum(rows for _, _, rows in flushed) == 25)  # Though nothing comes after it.
+        assert all(instant_ms % 1000 == 0 and instant_ms <= started_ms for instant_ms, started_ms, _ in flushed)
         cadence[0] = REALTIME
         fill(settings, topics.EVENTS, [event(26)])
         await until(lambda: len(back_end.written) == 26)
+    assert sum(rows for _, _, rows in flushed) == 25, "what is realtime has no runs"
     assert back_end.written == [f"m-1/{n}" for n in range(1, 27)]
