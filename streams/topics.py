@@ -179,7 +179,7 @@ SYNC_CONTROL = Topic(
 )  # fmt: skip
 SYNC_RUNS = Topic(
     stream="sync-runs", record=SyncRun, direction=Direction.OUT, doc="Every run of a scheduled stream, a report, a reconciliation, a load; key: the job.",
-    writers="scheduler, loyalty load", readers="scheduler; sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
+    writers="scheduler, loyalty load, sink: clickhouse", readers="scheduler, ingress; sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
 )  # fmt: skip
 RESTATEMENTS = Topic(
     stream="restatements", record=Restatement, direction=Direction.INTERNAL,
