@@ -17,7 +17,7 @@ from typing import Any
 from schemas.contract import EXTERNAL_ID_TYPE
 from streams import programs as programme_rules
 from streams.connectors import options
-from streams.connectors.contract import Source
+from streams.connectors.contract import TARGET_OPTIONS, Source, Target
 from streams.connectors.registry import CONNECTORS
 from streams.destinations import document as destination_document
 from streams.destinations.document import DocumentError
@@ -79,6 +79,8 @@ class Configuration:
     """By the name of the token; a token without one has the defaults."""
     sync: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How often streams and jobs run, by name: the tables as they were parsed, for streams/sync/cadences.py."""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    """Destinations that are connected systems: those with a kind."""
 
 
 def load(settings: Settings) -> Configuration:
@@ -118,14 +120,18 @@ def parse(document: Mapping[str, Any], *, voucher_key: bytes = b"", folder: Path
     if not document.get("programs"):
         reader.problem("programs", "needs one programme at least")
     sources = {name: _source(reader, name, table, programs) for name, table in reader.tables(document, "sources")}
-    destinations = {name: _destination(reader, name, table, programs) for name, table in reader.tables(document, "destinations")}
+    outgoing = dict(reader.tables(document, "destinations"))
+    destinations = {name: _destination(reader, name, table, programs) for name, table in outgoing.items() if "kind" not in table}
+    targets = {name: _target(reader, name, table, programs) for name, table in outgoing.items() if "kind" in table}
     tokens = tuple(_token(reader, name, table, programs) for name, table in reader.tables(document, "tokens"))
     scim = {name: _scim(reader, name, table, tokens) for name, table in reader.tables(document, "scim")}
     sync = dict(reader.tables(document, "sync", named=sync_names.NAME, naming="a-z, 0-9, '-', '_', '.' and '/'"))
     for name, table in sync.items():
         sync_names.check(reader, name, table)
     reader.raise_problems()
-    return Configuration(programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules, scim=scim, sync=sync)
+    return Configuration(
+        programs=programs, sources=sources, destinations=destinations, tokens=tokens, rules=rules, scim=scim, sync=sync, targets=targets
+    )
 
 
 def render_example(text: str) -> str:
@@ -176,6 +182,22 @@ def _destination(reader: TomlReader, name: str, table: Mapping[str, Any], progra
         for problem in error.problems:
             reader.problem(f"{place}.{problem.field}", problem.detail)
         return Destination(name=name, url="", secrets=())
+
+
+def _target(reader: TomlReader, name: str, table: Mapping[str, Any], programs: Mapping[str, Program]) -> Target:
+    place = f"destinations.{name}"
+    kind = reader.value(place, table, "kind", str, "", required=True)
+    connector = CONNECTORS.get(kind)
+    if connector is None or connector.write is None:
+        known = ", ".join(one for one in CONNECTORS if CONNECTORS[one].write is not None)
+        reader.problem(f"{place}.kind", f"must be one of {known}, not {kind!r}; a destination of signed webhooks has none")
+        return Target(name=name, kind=kind)
+    heard = reader.value(place, table, "programs", list, [])
+    for one in heard:
+        if one not in programs:
+            reader.problem(f"{place}.programs", f"names {one!r}, which is none of {', '.join(programs)}")
+    read = options.read(reader, place, table, (*connector.target_options, *TARGET_OPTIONS), others={"kind", "programs"})
+    return Target(name=name, kind=kind, programs=frozenset(map(str, heard)), options=read)
 
 
 def _opened(reader: TomlReader, place: str, table: Mapping[str, Any], secret_names: tuple[str, ...]) -> dict[str, Any]:

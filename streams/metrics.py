@@ -57,9 +57,18 @@ ACCESSES = Counter("loyalty_ingress_accesses", "Reads of personal data, by wheth
 INGRESS_WEBHOOKS = Counter("loyalty_ingress_webhooks", "Webhooks received, by what became of them.", ["source", "result"])
 SOURCE_PARKED = Counter("loyalty_source_parked", "What sources said that could not be understood: dead letters.", ["source"])
 SOURCE_ALERTS = Counter("loyalty_source_alerts", "What an operator must hear of a source, by stable code.", ["source", "reason"])
+SOURCE_FEED_LAG_SECONDS = Gauge(
+    "loyalty_source_feed_lag_seconds", "How late a poll or stream hears what happens; while it fails, with all the time since.", ["source", "feed"]
+)  # fmt: skip
+SOURCE_POLLS = Counter("loyalty_source_polls", "Runs of polls, by how they ended: done, unanswered, refused, error.", ["source", "feed", "result"])
+SOURCE_POLL_SECONDS = Histogram("loyalty_source_poll_seconds", "Time of one run of a poll.", ["source", "feed"], buckets=SECONDS)
+SOURCE_BUDGET_USED = Gauge("loyalty_source_budget_used", "Calls of a system's allowance that are used, as it says.", ["source"])
+SOURCE_BUDGET_ALLOWED = Gauge("loyalty_source_budget_allowed", "A system's allowance of calls, as it says.", ["source"])
 INGRESS_REREADS = Counter("loyalty_ingress_rereads", "Entities read again after a hint, by what became of them.", ["source", "result"])
 
 DELIVERY_DOWN = Gauge("loyalty_delivery_down", "1 while a destination counts as down and only probes are sent.", ["destination"])
+CONNECTOR_BUDGET_USED = Gauge("loyalty_connector_budget_used", "Calls of the allowance that are used, by the system's last word.", ["destination"])
+CONNECTOR_BUDGET_ALLOWED = Gauge("loyalty_connector_budget_allowed", "Calls that the system allows, by its last word.", ["destination"])
 SINK_WRITE_FAILURES = Counter("loyalty_sink_write_failures", "Batches that a sink could not write and tries again.", ["sink"])
 
 SCHEDULER_LEADS = Gauge("loyalty_scheduler_leads", "1 while this scheduler leads, 0 while it stands by.")

@@ -355,6 +355,16 @@ class Grant(Protocol):
         """Raises ContractError for an answer that has none."""
 
 
+TARGET_OPTIONS = (
+    Option(name="batch_members_max", doc="Most members in one conversation; 0: what the connector takes.", type=int, default=0),
+    Option(name="concurrency_max", doc="Most conversations at once, in one process.", type=int, default=4),
+    Option(name="rate_max_per_s", doc="Most requests a second, over all processes; 0: any number.", type=float, default=0.0),
+    Option(name="timeout_s", doc="Longest that one request may take, in seconds, if the connector does not ask for less.", type=float, default=60.0),
+    Option(name="give_up_after_s", doc="A member that fails on its own for so long is parked.", type=float, default=259_200.0),
+)
+"""Of every target, beside those that its connector declares; and `programs`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connector:
     """One kind of connected system. What it cannot do is None, or empty."""
