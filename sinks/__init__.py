@@ -6,4 +6,5 @@ SINKS = {
     "webhooks": "sinks.webhook",
     "redis": "sinks.redis_cache",
     "clickhouse": "sinks.clickhouse",
+    "connectors": "sinks.connectors.process",
 }

@@ -156,18 +156,20 @@ def notice(kind: NoticeKind, destination: str, reason: str, detail: str, at_ms: 
     )  # fmt: skip
 
 
-def letter_of_undecodable(topic_name: str, partition: int, one: Undecodable, now_ms: int) -> DeadLetter:
+def letter_of_undecodable(topic_name: str, partition: int, one: Undecodable, now_ms: int, *, processor: str = PROCESSOR) -> DeadLetter:
     return DeadLetter(
-        dead_letter_id=f"{PROCESSOR}-{topic_name}-{partition}-{one.offset}", stage=DeadLetterStage.DECODE, reason=one.reason, detail=one.detail[:500],
-        processor=PROCESSOR, topic=topic_name, partition=partition, offset=one.offset, key=one.key, value=one.value, headers=one.headers,
+        dead_letter_id=f"{processor}-{topic_name}-{partition}-{one.offset}", stage=DeadLetterStage.DECODE, reason=one.reason, detail=one.detail[:500],
+        processor=processor, topic=topic_name, partition=partition, offset=one.offset, key=one.key, value=one.value, headers=one.headers,
         ingested_at_ms=one.timestamp_ms, failed_at_ms=now_ms,
     )  # fmt: skip
 
 
-def letter_of_unsendable(topic_name: str, partition: int, one: Outgoing, value: bytes, reason: str, detail: str, now_ms: int) -> DeadLetter:
+def letter_of_unsendable(
+    topic_name: str, partition: int, one: Outgoing, value: bytes, reason: str, detail: str, now_ms: int, *, processor: str = PROCESSOR
+) -> DeadLetter:
     """Of an event that no destination can be sent: an error of the system's, not of a customer's."""
     return DeadLetter(
-        dead_letter_id=f"{PROCESSOR}-{topic_name}-{partition}-{one.offset}", stage=DeadLetterStage.DELIVERY, reason=reason, detail=detail[:500],
-        processor=PROCESSOR, topic=topic_name, partition=partition, offset=one.offset, key=one.key, value=value, headers={},
+        dead_letter_id=f"{processor}-{topic_name}-{partition}-{one.offset}", stage=DeadLetterStage.DELIVERY, reason=reason, detail=detail[:500],
+        processor=processor, topic=topic_name, partition=partition, offset=one.offset, key=one.key, value=value, headers={},
         ingested_at_ms=one.timestamp_ms, failed_at_ms=now_ms,
     )  # fmt: skip

@@ -83,7 +83,8 @@ class Feed:
         """The last one of each, so that no partition is opened twice at a time."""
         self._opened: list[tuple[Place, int, int]] = []
         """Place, generation, offset: found by an opening thread, not read from yet."""
-        self._lock = threading.Lock()  # Guards the three above.
+        self._to_open_again: list[Place] = []
+        self._lock = threading.Lock()  # Guards the four above.
         self._handed_over = 0
         self._received = 0
         self._reachable = True
@@ -99,6 +100,11 @@ class Feed:
         if self._thread.is_alive():
             await asyncio.wait((self._closed,), timeout=CLOSE_S)
         self._opening.shutdown(wait=False, cancel_futures=True)
+
+    def open_again(self, place: Place) -> None:
+        """In the loop: `assign` is asked again for a partition that is still this process's, and it is read from where that says."""
+        with self._lock:
+            self._to_open_again.append(place)
 
     def readiness(self) -> str:
         """Why nothing is read at present; empty if all is well."""
@@ -220,12 +226,15 @@ class Feed:
         self._assigned = (self._assigned or set()) | set(places)
         # A partition's topics together: one's state is not whole for a reader while another's transaction of a process that was killed is open.
         for place in sorted(places, key=lambda place: (place[1], place[0])):
-            with self._lock:
-                generation = self._generations[place] = self._generations.get(place, 0) + 1
-                self._openings[place] = self._opening.submit(self._open, place, generation, self._openings.get(place))
+            self._begin_opening(place)
         self._reachable = True
         self._heard_s = time.monotonic()
         log.info("feed.assigned", extra={"partitions": [[tp.topic, tp.partition] for tp in assigned]})
+
+    def _begin_opening(self, place: Place) -> None:
+        with self._lock:
+            generation = self._generations[place] = self._generations.get(place, 0) + 1
+            self._openings[place] = self._opening.submit(self._open, place, generation, self._openings.get(place))
 
     def _open(self, place: Place, generation: int, before: "Future[None] | None", is_first: bool = True) -> None:
         """In a thread, once: it is open then, or another's, or it is tried again when the others have had their turn."""
@@ -255,6 +264,11 @@ class Feed:
     def _begin_opened(self, consumer: Consumer) -> None:
         with self._lock:
             opened, self._opened = self._opened, []
+            again, self._to_open_again = self._to_open_again, []
+        for place in again:
+            if place in (self._assigned or ()):
+                self._positions.pop(place, None)
+                self._begin_opening(place)
         for place, generation, offset in opened:
             if self._generations.get(place) != generation:
                 continue
