@@ -7,20 +7,21 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from schemas.contract import ADDRESS, ID_CHARACTERS_MAX, Problem
+from schemas.contract import ADDRESS, Problem
 from schemas.records import Account, AttributeOrigin, Lot
 from streams.as_of import query
 from streams.as_of.query import Moment
+from streams.configuration import Token
 from streams.domain.identities import is_address, parts_of
 from streams.domain.origins import by_name
 from streams.domain.program import Program
 from streams.domain.tiers import outlook, qualifying_at
 from streams.errors import UnavailableError
 from streams.history import Reader, instant_ms
-from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
 from streams.ingress.parts import CORRELATION_ID, PARTS
 from streams.ingress.problems import ProblemError, invalid
+from streams.ingress.subject import asked_for
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ async def get_balance(request: web.Request) -> web.Response:
     """The newest balance, from Redis or, if that does not have it or is older than `min_sequence`, from its owner; or, with `as_of` or
     `recorded_as_of`, that of a moment, from ClickHouse."""
     accounts = request.app[PARTS].accounts
-    program_id, member_id = await _named(request)
+    _, program_id, member_id = await _named(request)
     if (moment := _moment(request)) is not None:
         return await _as_of(request, program_id, member_id, moment)
     least = _min_sequence(request)
@@ -81,7 +82,7 @@ def _moment(request: web.Request) -> Moment | None:
 async def get_member(request: web.Request) -> web.Response:
     """The whole account from its owner; when that does not answer, what Redis has of it."""
     accounts = request.app[PARTS].accounts
-    program_id, member_id = await _named(request)
+    token, program_id, member_id = await _named(request)
     least = _min_sequence(request)
     try:
         account = await accounts.from_owner(program_id, member_id)
@@ -93,7 +94,6 @@ async def get_member(request: web.Request) -> web.Response:
         return _json(program_id, member_id, _from_cache(cached))
     parts = request.app[PARTS]
     known = _known(account, least)
-    token = authenticate(parts.configuration.tokens, request.headers.get("Authorization"))
     await parts.accesses.record(token.name, program_id, member_id, "GET /v1/members/{member_id}", request[CORRELATION_ID])
     return _json(program_id, member_id, _whole(known, parts.configuration.programs[program_id], int(parts.clock() * 1000)))
 
@@ -107,34 +107,17 @@ def _known(account: Account | None, least: int) -> Account:
     return account
 
 
-async def _named(request: web.Request) -> tuple[str, str]:
-    """The programme and the member that are asked for; of an address, whom its external id leads to."""
-    program_id, member_id = _member(request)
+async def _named(request: web.Request) -> tuple[Token, str, str]:
+    """The token, the programme and the member that are asked for; of an address, whom its external id leads to."""
+    token, program_id, member_id = asked_for(request, SCOPE)
     if not is_address(member_id):
-        return program_id, member_id
+        return token, program_id, member_id
     if not ADDRESS.fullmatch(member_id):
         raise invalid(Problem("ADDRESS_INVALID", "member_id", "an address has the form @type:value"))
     found = await request.app[PARTS].accounts.resolve(program_id, *parts_of(member_id))
     if found is None:
         raise ProblemError(404, "not-a-member")
-    return program_id, found
-
-
-def _member(request: web.Request) -> tuple[str, str]:
-    """The programme and the member that are asked for, if the token reaches them."""
-    configuration = request.app[PARTS].configuration
-    token = authenticate(configuration.tokens, request.headers.get("Authorization"))
-    require_scope(token, SCOPE)
-    program_id = request.query.get("program") or only_program(token, configuration.programs)
-    if program_id is None:
-        raise invalid(Problem("FIELD_REQUIRED", "program", "name the programme: ?program=..."))
-    require_program(token, program_id)
-    member_id = request.match_info["member_id"]
-    if program_id not in configuration.programs:
-        raise invalid(Problem("PROGRAM_UNKNOWN", "program", "is not a programme of this deployment"))
-    if not (1 <= len(member_id) <= ID_CHARACTERS_MAX and member_id.isprintable()):
-        raise invalid(Problem("ID_INVALID", "member_id", f"must have 1 to {ID_CHARACTERS_MAX} printable characters"))
-    return program_id, member_id
+    return token, program_id, found
 
 
 def _min_sequence(request: web.Request) -> int:

@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from schemas.contract import ID_CHARACTERS_MAX, Problem
+from schemas.contract import Problem
 from streams import topics
 from streams.errors import UnavailableError
 from streams.ingress import rest
-from streams.ingress.authentication import authenticate, only_program, require_program, require_scope
 from streams.ingress.commands import format_time
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError, invalid
+from streams.ingress.subject import asked_for
 from streams.personal_data.export import Subject, document
 from streams.personal_data.sources import Sources
 
@@ -27,13 +27,12 @@ REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,63}")
 
 async def export(request: web.Request) -> web.StreamResponse:
     """The document, sent as it is read. What fails before it begins is a problem; a document that breaks off ends the connection."""
-    program_id, member_id = _member(request, EXPORT_SCOPE)
+    token, program_id, member_id = asked_for(request, EXPORT_SCOPE)
     parts = request.app[PARTS]
     async with Sources(parts.settings) as sources:
         subject, caches = await _subject(parts, sources, program_id, member_id)
         if not subject.exists:
             raise ProblemError(404, "not-a-member")
-        token = authenticate(parts.configuration.tokens, request.headers.get("Authorization"))
         await parts.accesses.record(token.name, program_id, member_id, "GET /v1/members/{member_id}/export", request[CORRELATION_ID])
         pieces = document(sources, subject, caches, format_time(int(parts.clock() * 1000)))
         first = await anext(pieces)
@@ -54,9 +53,8 @@ async def export(request: web.Request) -> web.StreamResponse:
 
 async def erase(request: web.Request) -> web.Response:
     """ERASE for the member and every number that was merged into it. The answer is that of the member's own command, and `numbers`."""
-    program_id, member_id = _member(request, ERASE_SCOPE)
+    token, program_id, member_id = asked_for(request, ERASE_SCOPE)
     parts = request.app[PARTS]
-    token = authenticate(parts.configuration.tokens, request.headers.get("Authorization"))
     reason = request.query.get("reason", "")
     if not REFERENCE.fullmatch(reason):
         detail = "must be the number of a request: letters, digits and . _ : / # -, 64 at most; words could be about the person"
@@ -102,20 +100,3 @@ async def _subject(
     subject = Subject(program_id=program_id, member_id=member_id, first_page=page, cache=cache, tables=tuple(tables))
     caches = await asyncio.gather(*(parts.accounts.from_cache(program_id, number) for number in subject.merged))
     return subject, dict(zip(subject.merged, caches, strict=True))
-
-
-def _member(request: web.Request, scope: str) -> tuple[str, str]:
-    """The programme and the member that are asked for, if the token has the scope and reaches them."""
-    configuration = request.app[PARTS].configuration
-    token = authenticate(configuration.tokens, request.headers.get("Authorization"))
-    require_scope(token, scope)
-    program_id = request.query.get("program") or only_program(token, configuration.programs)
-    if program_id is None:
-        raise invalid(Problem("FIELD_REQUIRED", "program", "name the programme: ?program=..."))
-    require_program(token, program_id)
-    if program_id not in configuration.programs:
-        raise invalid(Problem("PROGRAM_UNKNOWN", "program", "is not a programme of this deployment"))
-    member_id = request.match_info["member_id"]
-    if not (1 <= len(member_id) <= ID_CHARACTERS_MAX and member_id.isprintable()):
-        raise invalid(Problem("ID_INVALID", "member_id", f"must have 1 to {ID_CHARACTERS_MAX} printable characters"))
-    return program_id, member_id

@@ -17,7 +17,7 @@ from streams import metrics, topics
 from streams.configuration import Configuration
 from streams.connectors.registry import CONNECTORS
 from streams.errors import ConfigurationError, ContractError, UnavailableError
-from streams.ingress import audit, deliveries, destinations, docs, members, personal_data, replays, rereader, rest, sync, waiting, webhooks
+from streams.ingress import audit, deliveries, destinations, devices, docs, members, personal_data, replays, rereader, rest, sync, waiting, webhooks
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError
 from streams.ingress.publisher import ACKNOWLEDGEMENT_TIMEOUT_S
@@ -66,6 +66,7 @@ def make_app(
     app.router.add_get("/v1/destinations/{name}/dead-letters", deliveries.get_dead_letters, allow_head=False)
     app.router.add_post("/v1/destinations/{name}/dead-letters/redrive", deliveries.redrive)
     destinations.add_routes(app)
+    devices.add_routes(app)
     replays.add_routes(app)
     app.router.add_get("/v1/waiting", waiting.get_waiting, allow_head=False)
     sync.add_routes(app)
