@@ -10,9 +10,12 @@ KINDS = (
     "cloudbeds",
     "cloudevents",
     "darwinbox",
+    "fcm",
     "hr",
     "mews",
+    "ohip",
     "ota",
+    "successfactors",
     "workday",
 )
 """Each is the name of its package."""

@@ -1,10 +1,19 @@
 """Workday: Get_Workers is asked for what was entered and for what takes effect; points go back into a custom object."""
 
+import re
+
 from streams.connectors import grants
 from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Write
 from streams.connectors.proof import by_password
 from streams.connectors.worker_json import translate
 from streams.connectors.workday import inbound, outbound, service
+
+ELEMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+def _no_element(value: str) -> str:
+    return "" if not value or ELEMENT.fullmatch(value) else "must be the name of an element"
+
 
 _CONNECTION = (
     Option(name="base_url", doc="https://HOST of the tenant's web services.", is_required=True, is_url=True),
@@ -47,13 +56,13 @@ CONNECTOR = Connector(
     polls={"workers": Poll(begin=inbound.poll, every_s=60.0)},
     target_options=(
         *_CONNECTION,
-        Option(name="custom_object", doc="Element of the custom object; it must allow one instance only.", default="loyaltyBalance"),
+        Option(name="custom_object", doc="Element of the custom object; it must allow one instance only.", default="loyaltyBalance", wrong=_no_element),
         Option(name="custom_namespace", doc="Its namespace.", default="urn:com.workday/tenants/super/data/custom"),
-        Option(name="points_field", doc="Element of the points.", default="points"),
-        Option(name="tier_field", doc="Element of the tier; empty: not sent.", default="tier"),
-        Option(name="sequence_field", doc="Element of the sequence; empty: not sent."),
+        Option(name="points_field", doc="Element of the points.", default="points", wrong=_no_element),
+        Option(name="tier_field", doc="Element of the tier; empty: not sent.", default="tier", wrong=_no_element),
+        Option(name="sequence_field", doc="Element of the sequence; empty: not sent.", wrong=_no_element),
         Option(name="reference_type", doc="Type of the worker's reference that the member's number is.", default="Employee_ID"),
-        Option(name="answer_name", doc="Element of a good answer.", default="Edit_Worker_Additional_Data_Response"),
+        Option(name="answer_name", doc="Element of a good answer.", default="Edit_Worker_Additional_Data_Response", wrong=_no_element),
     ),
     write=Write(begin=outbound.write, states_max=10),
     grant=_grant,
