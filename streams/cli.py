@@ -30,6 +30,7 @@ ELSEWHERE = {
     "audit": ("streams.audit.command", "audit", "Show, verify and report what became of every sync event."),
     "destinations": ("streams.destinations.command", "destinations", "Make, change, pause and test destinations of webhooks; send events again."),
     "deliveries": ("streams.deliveries.command", "deliveries", "Show attempts to deliver webhooks and what was given up, and try that again."),
+    "connectors": ("streams.connectors.command", "connectors", "Show how connected systems fare and what can be connected; poll and listen to them."),
     "sync": ("streams.sync.command", "sync", "Show and set how often streams and jobs go; run one now."),
     "waiting": ("streams.waiting_view", "waiting", "Show for whom commands wait: nobody is enrolled, or has the external id."),
     "demo": ("infra.demo", "demo", "Tell the story of a hotel check-out on real parts, and check every step."),
@@ -64,7 +65,7 @@ def main() -> None:
     """Real-time loyalty sync: events in, an exact points ledger, signed results out."""
 
 
-def _run(process: str, start: Callable[..., Awaitable[None]]) -> None:
+def run_process(process: str, start: Callable[..., Awaitable[None]]) -> None:
     """Run one pipeline process until SIGTERM or Ctrl-C. Exit code 2 for a configuration that must be mended, 1 for any other failure."""
     from streams import configuration, observability, settings
 
@@ -87,7 +88,7 @@ def worker() -> None:
     """Keep the accounts: read commands, decide, write the ledger and its events."""
     from streams import worker as module
 
-    _run("worker", module.run)
+    run_process("worker", module.run)
 
 
 @main.command()
@@ -95,7 +96,7 @@ def ingress() -> None:
     """Serve the REST API and receive webhooks."""
     from streams.ingress import server
 
-    _run("ingress", server.run)
+    run_process("ingress", server.run)
 
 
 @main.command()
@@ -103,7 +104,7 @@ def scheduler() -> None:
     """Run what happens at times: scheduled streams, reports, reconciliations. Of several, one leads."""
     from streams.scheduling import scheduler as module
 
-    _run("scheduler", module.run)
+    run_process("scheduler", module.run)
 
 
 @main.command()
@@ -115,7 +116,7 @@ def sink(name: str) -> None:
     async def start(settings: object, configuration: object, stop: asyncio.Event) -> None:
         await run_sink(name, settings, configuration, stop)  # type: ignore[arg-type]
 
-    _run(f"sink-{name}", start)
+    run_process(f"sink-{name}", start)
 
 
 @main.command()

@@ -1,0 +1,126 @@
+"""`loyalty connectors`: how the connected systems fare, what can be connected, and the process that polls and listens."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streams.command_line import failures_told, print_table
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+COLUMNS = ("name", "kind", "way", "state", "last success", "lag>", "budget>", "last error", "alert")
+STYLES = {"well": "green", "listens": "green", "fails": "red", "waits": "yellow"}
+
+Row = dict[str, Any]
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def connectors(context: click.Context, as_json: bool) -> None:
+    """Connected systems: how they fare. Without a command: all of them."""
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@connectors.command("list")
+@JSON
+def list_all(as_json: bool) -> None:
+    """Show each way in and out: state, last success, lag, budget, last error. One JSON object a line with --json."""
+    _list(as_json)
+
+
+@connectors.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show one system whole, as JSON: options, secrets hidden, and the cursors of its feeds."""
+    from streams.connectors import overview
+    from streams.connectors.running.progress import now_ms
+
+    with failures_told("connectors show"):
+        configuration, known = _known()
+    source = configuration.sources.get(name)
+    if source is None:
+        click.echo(f"loyalty connectors show: LOYALTY_CONFIG_FILE has no [sources.{name}]; it has {', '.join(configuration.sources) or 'none'}", err=True)
+        sys.exit(1)
+    click.echo(json.dumps(overview.details(source, known, now_ms()), indent=2, ensure_ascii=False))
+
+
+@connectors.command()
+@click.argument("kind", required=False)
+@JSON
+def kinds(kind: str | None, as_json: bool) -> None:
+    """List what can be connected; with a KIND, its options."""
+    from streams.connectors import overview
+
+    rows = [row for row in overview.kinds() if kind in (None, row["kind"])]
+    if kind is not None and not rows:
+        raise click.UsageError(f"{kind!r} is none of {', '.join(row['kind'] for row in overview.kinds())}")
+    if kind is None:
+        print_table(rows, as_json, ("kind", "system", "in", "out"), _kind_cells, "Nothing can be connected.")
+        return
+    options = [
+        option | {"half": half} for half, name in (("sources", "source_options"), ("destinations", "destination_options")) for option in rows[0][name]
+    ]
+    print_table(options, as_json, ("half", "option", "type", "default", "what"), _option_cells, "It has no options.")
+
+
+@connectors.command()
+def run() -> None:
+    """Poll and listen to all sources that want it. Several may run: each feed is led by one of them."""
+    from streams.cli import run_process
+    from streams.connectors.running import process
+
+    run_process("connectors", process.run)
+
+
+def _list(as_json: bool) -> None:
+    from streams.connectors import overview
+    from streams.connectors.running.progress import now_ms
+
+    with failures_told("connectors"):
+        configuration, known = _known()
+    at_ms = now_ms()
+    rows = overview.sources(configuration.sources, known, at_ms)
+    print_table(rows, as_json, COLUMNS, lambda row: _cells(row, at_ms), "LOYALTY_CONFIG_FILE has no sources.")
+
+
+def _known() -> tuple[Any, Any]:
+    """Configuration, and what is known of the feeds. Raises ConfigurationError and UnavailableError."""
+    from streams import configuration, settings
+    from streams.codec import open_codec
+    from streams.connectors.running import progress
+
+    loaded = settings.load()
+    return configuration.load(loaded), progress.read(loaded, open_codec(loaded), range(loaded.kafka_partitions))
+
+
+def _cells(row: Row, at_ms: int) -> "Sequence[str | Text]":
+    from rich.text import Text
+
+    way = f"{row['direction']}: {row['way']} {row['feed']}".rstrip()
+    budget = row.get("budget")
+    return (
+        row["name"], row["kind"], way, Text(row["state"], STYLES.get(row["state"], "")), row.get("succeeded_at") or "",
+        "" if row.get("lag_s") is None else f"{row['lag_s']:.1f} s", f"{budget['used']}/{budget['allowed']}" if budget else "",
+        _at(row, "last_error"), _at(row, "alert"),
+    )  # fmt: skip
+
+
+def _at(row: Row, name: str) -> str:
+    return f"{row[name]} ({row[name + '_at']})" if row.get(name) else ""
+
+
+def _kind_cells(row: Row) -> Sequence[str]:
+    return row["kind"], row["title"], ", ".join(row["ways_in"]), "writes" if row["writes"] else ""
+
+
+def _option_cells(row: Row) -> Sequence[str]:
+    default = "required" if row["required"] else json.dumps(row["default"], ensure_ascii=False) if row["default"] not in ("", [], {}) else ""
+    what = row["doc"] + (f" One of {', '.join(row['choices'])}." if row["choices"] else "") + (" Secret." if row["secret"] else "")
+    return row["half"], row["name"], row["type"], default, what

@@ -1,0 +1,110 @@
+"""Configuration and source-progress -> how the connected systems fare: the rows of `loyalty connectors` and of GET /v1/connectors. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from schemas.records import SourceProgress
+from streams.connectors.contract import Connector, Option, Options, Source
+from streams.connectors.registry import CONNECTORS
+from streams.connectors.running.progress import Name, lag_ms, nothing
+from streams.ingress.commands import format_time
+
+Row = dict[str, Any]
+
+IN, OUT = "in", "out"
+HIDDEN = "(set)"
+
+
+def sources(configured: Mapping[str, Source], known: Mapping[Name, SourceProgress], at_ms: int) -> list[Row]:
+    """A row for each way in: the webhooks of a source, and each of its polls and streams."""
+    return [row for name in sorted(configured) for row in _ways(configured[name], known, at_ms)]
+
+
+def _ways(source: Source, known: Mapping[Name, SourceProgress], at_ms: int) -> Iterator[Row]:
+    connector = CONNECTORS[source.kind]
+    if connector.push is not None and source.options.get("secret", HIDDEN):  # Without a secret, none is taken.
+        yield _row(source, "webhooks", "", None, at_ms)
+    for way, feeds in (("poll", connector.polls), ("stream", connector.streams)):
+        for feed, one in feeds.items():
+            if one.is_wanted(source):
+                name = (source.name, feed)
+                yield _row(source, way, feed, known.get(name) or nothing(name), at_ms)
+
+
+def _row(source: Source, way: str, feed: str, record: SourceProgress | None, at_ms: int) -> Row:
+    row: Row = {"name": source.name, "kind": source.kind, "program_id": source.program_id, "direction": IN, "way": way, "feed": feed}
+    if record is None:
+        return row | {"state": "listens"}
+    return row | {
+        "state": state_of(record, at_ms),
+        "begun_at": _time(record.begun_at_ms),
+        "succeeded_at": _time(record.succeeded_at_ms),
+        "failing_since": _time(record.failing_since_ms),
+        "waits_until": _time(record.waits_until_ms),
+        "last_error": record.last_error,
+        "last_error_at": _time(record.last_error_at_ms),
+        "alert": record.alert,
+        "alert_at": _time(record.alert_at_ms),
+        "lag_s": round(lag_ms(record, at_ms) / 1000, 3) if record.begun_at_ms else None,
+        "newest_at": _time(record.source_time_ms),
+        "commands": record.commands,
+        "hints": record.hints,
+        "parked": record.parked,
+        "budget": {"used": record.budget_used, "allowed": record.budget_allowed} if record.budget_allowed else None,
+    }
+
+
+def state_of(record: SourceProgress, at_ms: int) -> str:
+    """never: nobody has led it yet. waits: the system is at a limit."""
+    if record.waits_until_ms > at_ms:
+        return "waits"
+    if record.failing_since_ms:
+        return "fails"
+    return "well" if record.succeeded_at_ms else "begins" if record.begun_at_ms else "never"
+
+
+def details(source: Source, known: Mapping[Name, SourceProgress], at_ms: int) -> Row:
+    """One source whole, but for its secrets."""
+    connector = CONNECTORS[source.kind]
+    rows = sources({source.name: source}, known, at_ms)
+    for row in rows:
+        record = known.get((source.name, row["feed"]))
+        if record is not None:
+            row["cursor"] = orjson.loads(record.cursor)
+    return {
+        "name": source.name, "kind": source.kind, "title": connector.title, "program_id": source.program_id, "rereads": connector.read is not None,
+        "options": shown(connector.source_options, source.options), "ways": rows,
+    }  # fmt: skip
+
+
+def shown(declared: Sequence[Option], options: Options) -> Row:
+    """Values of options; of secrets, whether there is one."""
+    secrets = {option.name for option in declared if option.is_secret}
+    return {name: (HIDDEN if value else "") if name in secrets else value for name, value in options.items()}
+
+
+def kinds() -> list[Row]:
+    """All that can be connected, with the options of both halves."""
+    return [_kind(connector) for connector in CONNECTORS.values()]
+
+
+def _kind(connector: Connector) -> Row:
+    ways = [way for way, there in (("webhooks", connector.push), ("poll", connector.polls), ("stream", connector.streams)) if there]
+    return {
+        "kind": connector.kind, "title": connector.title, "ways_in": ways, "feeds": [*connector.polls, *connector.streams],
+        "writes": connector.write is not None, "source_options": [_option(option) for option in connector.source_options],
+        "destination_options": [_option(option) for option in connector.target_options],
+    }  # fmt: skip
+
+
+def _option(option: Option) -> Row:
+    return {
+        "name": option.name, "type": option.type.__name__, "default": None if option.is_required else option.default, "required": option.is_required,
+        "secret": option.is_secret, "choices": list(option.choices), "doc": option.doc,
+    }  # fmt: skip
+
+
+def _time(at_ms: int) -> str | None:
+    return format_time(at_ms) if at_ms else None
