@@ -1,9 +1,9 @@
 """SAP SuccessFactors: events of Intelligent Services are pushed, jobs are polled to find what they missed; points go out by OData upserts."""
 
 from streams.connectors import grants
-from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Read, Token
+from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Read, Token, Write
 from streams.connectors.proof import by_password
-from streams.connectors.successfactors import inbound
+from streams.connectors.successfactors import inbound, outbound
 
 _CONNECTION = (
     Option(name="base_url", doc="https://HOST of the API; empty, of a source: events alone, nobody is read again.", is_url=True),
@@ -49,5 +49,18 @@ CONNECTOR = Connector(
     ),
     read=Read(begin=inbound.read),
     polls={"jobs": Poll(begin=inbound.poll, every_s=3600.0, is_wanted=lambda source: bool(source.options["base_url"]))},
+    target_options=(
+        *_CONNECTION,
+        Option(name="entity", doc="The MDF object of the points, or User.", default="cust_LoyaltyBalance"),
+        Option(name="key_field", doc="Its key, which is the member's number: externalCode, or userId of User.", default="externalCode"),
+        Option(name="points_field", doc="Field of the points that can be spent.", default="cust_points"),
+        Option(name="tier_field", doc="Field of the tier; empty: not sent.", default="cust_tier"),
+        Option(name="sequence_field", doc="Field of the sequence; empty: not sent.", default="cust_sequence"),
+        Option(name="numbers_as_texts", doc="Whether numbers are sent as texts, as custom fields of User want them.", type=bool, default=False),
+        Option(name="known_users_only", doc="Ask first who is a user, and write of nobody else: nothing is created for strangers.", type=bool, default=True),
+        Option(name="retry_codes", doc="Codes of records that are tried again; all others above 299 are parked.", type=list,
+               default=["408", "409", "412", "423", "429", "502", "503", "504"]),
+    ),
+    write=Write(begin=outbound.write, states_max=200),
     grant=_grant,
 )  # fmt: skip

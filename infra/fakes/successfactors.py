@@ -1,0 +1,105 @@
+"""A tenant like SAP SuccessFactors': OAuth by SAML assertions, users, and upserts whose records fail one by one in a 200.
+
+    tenant = SuccessFactorsFake(certificate=pem)
+    await tenant.start()
+    tenant.hire("10042")
+    tenant.codes["10042"].append(409)
+"""
+
+import base64
+import re
+from collections import defaultdict, deque
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from infra.fakes.server import FakeServer
+
+UPSERT_MAX = 1000
+NAME_ID = "{urn:oasis:names:tc:SAML:2.0:assertion}NameID"
+
+
+class SuccessFactorsFake(FakeServer):
+    """One tenant. `values` and `history` hold what was written, by the record's key."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, certificate: str = "", **rest: Any) -> None:
+        """`certificate`: of the OAuth client, PEM; empty: any assertion that names client and user is taken."""
+        super().__init__(host, port, **rest)
+        self.company_id, self.client_id, self.user = "ACME", "fake-api-key", "sfadmin"
+        self.certificate = certificate
+        self.users: dict[str, dict[str, Any]] = {}
+        self.codes: dict[str, deque[int]] = defaultdict(deque)
+        """User -> codes of the next records about that user, in place of what would become of them."""
+        self.fields = {"cust_LoyaltyBalance": {"cust_points", "cust_tier", "cust_sequence"}, "User": {"custom07"}}
+        self.created: list[str] = []
+        """Keys of records that are of no user."""
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/oauth/token", self._token)
+        app.router.add_get("/odata/v2/User", self.can_fail("read", self._users))
+        app.router.add_post("/odata/v2/upsert", self.can_fail("write", self._upsert))
+
+    def hire(self, user_id: str, **fields: Any) -> None:
+        self.users[user_id] = {"userId": user_id, "status": "t"} | fields
+
+    async def _token(self, request: web.Request) -> web.Response:
+        self.requests["token"] += 1
+        form = await request.post()
+        if (form.get("company_id"), form.get("client_id")) != (self.company_id, self.client_id) or not self._is_signed(str(form.get("assertion", ""))):
+            return web.json_response({"error": "invalid_grant", "error_description": "Unable to authenticate the client"}, status=401)
+        return web.json_response({"access_token": self.new_token(), "token_type": "Bearer", "expires_in": int(self.token_life_s)})
+
+    def _is_signed(self, assertion: str) -> bool:
+        from lxml import etree  # What these need takes time to load, and a story may do without this system.
+        from signxml.exceptions import SignXMLException
+        from signxml.verifier import XMLVerifier
+
+        try:
+            raw = base64.b64decode(assertion, validate=True)
+            if self.certificate:
+                verified = XMLVerifier().verify(raw, x509_cert=self.certificate, id_attribute="ID")
+                root = verified[0].signed_xml if isinstance(verified, list) else verified.signed_xml
+            else:
+                root = etree.fromstring(raw)
+        except (ValueError, etree.LxmlError, SignXMLException):
+            return False
+        return root is not None and root.findtext(f".//{NAME_ID}") == self.user
+
+    async def _users(self, request: web.Request) -> web.Response:
+        if not self.is_authorized(request):
+            return _error(401, "LGN0022", "Authentication credentials are required")
+        asked = {text.replace("''", "'").lower() for text in re.findall(r"userId eq '((?:[^']|'')*)'", request.query.get("$filter", ""))}
+        found = [{"userId": user["userId"]} for name, user in self.users.items() if name.lower() in asked]
+        return web.json_response({"d": {"results": found}})
+
+    async def _upsert(self, request: web.Request) -> web.Response:
+        if not self.is_authorized(request):
+            return _error(401, "LGN0022", "Authentication credentials are required")
+        records = orjson.loads(await request.read())
+        if len(records) > UPSERT_MAX:
+            return _error(400, "COE_TOO_MANY", f"An upsert takes {UPSERT_MAX} records")
+        entities = {record["__metadata"]["uri"].partition("(")[0] for record in records}
+        for record in records:
+            entity = record["__metadata"]["uri"].partition("(")[0]
+            unknown = record.keys() - {"__metadata", "externalCode", "userId"} - self.fields.get(entity, set())
+            if entity not in self.fields or unknown or len(entities) > 1:
+                return _error(400, "COE_PROPERTY_NOT_FOUND", f"[COE0021]Invalid property names: {', '.join(sorted(unknown))}.")
+        return web.json_response({"d": [self._one(index, record) for index, record in enumerate(records)]})
+
+    def _one(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
+        entity, key = record["__metadata"]["uri"].partition("(")[0], str(record.get("externalCode", record.get("userId")))
+        code = self.codes[key].popleft() if self.codes[key] else 200
+        if code == 200:
+            fields = {name: value for name, value in record.items() if name in self.fields[entity]}
+            self.put(key, fields)
+            if key not in self.users:
+                self.created.append(key)
+        return {
+            "key": f"{entity}/externalCode={key}", "status": "OK" if code == 200 else "ERROR", "editStatus": "UPSERTED" if code == 200 else None,
+            "message": None if code == 200 else f"The record is not taken with the index {index}", "index": index, "httpCode": code, "inlineResults": None,
+        }  # fmt: skip
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": {"lang": "en-US", "value": message}}}, status=status)
