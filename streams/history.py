@@ -6,7 +6,7 @@ that what is recorded meanwhile shifts nothing.
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -26,10 +26,10 @@ SORT_BYTES_MAX = 256 << 20  # Beyond it ClickHouse sorts on its disk.
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A statement with `{name:Type}` for its values, and the values as texts."""
+    """A statement with `{name:Type}` for its values, and the values as texts; several for `{name:Array(String)}`."""
 
     sql: str
-    values: Mapping[str, str]
+    values: Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`loyalty explain`: the whole way of an event. Reads ClickHouse."""
+"""`loyalty explain`: the whole way of an event, and a member as of now. Asks ClickHouse, the log, the workers, Redis and the sinks itself."""
 
 import asyncio
 import json
@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
+from streams import configuration
 from streams import settings as settings_module
+from streams.codec import open_codec
 from streams.command_line import failures_told
-from streams.explanation import query, way
-from streams.history import Reader
-from streams.ingress.commands import format_time
-
-Row = dict[str, Any]
+from streams.explanation import drawing, query, way
+from streams.explanation.sources import opened
+from streams.settings import Settings
 
 
 @click.command()
@@ -24,57 +23,25 @@ Row = dict[str, Any]
 @click.option("--limit", type=click.IntRange(1, query.COMMANDS_MAX), default=5, show_default=True, help="Commands at most, the newest first.")
 @click.option("--json", "as_json", is_flag=True, help="JSON: one object, with the rows of the history.")
 def explain(identifier: str, program: str | None, limit: int, as_json: bool) -> None:
-    """Show the way of what ID names, step by step: a command, a transaction, an entry of the ledger, an event, a webhook, a request by its
-    correlation id, or a member."""
+    """Show the way of what ID names, step by step: a command, a transaction, an entry of the ledger, an event, a webhook, a hold, a voucher, a
+    request by its correlation id. Of a member, or of @type:value: the account as it is now, what waits for it, and its newest commands."""
     with failures_told("explain"):
-        found = asyncio.run(_found(identifier, program, limit))
+        found = asyncio.run(explained(settings_module.load(), identifier, program, limit))
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        _draw(found)
-    if not found["ways"]:
-        click.echo(f"loyalty explain: the history knows nothing of {identifier}.", err=True)
+        console = Console()
+        for part in drawing.parts(found):
+            console.print(part, soft_wrap=True)
+    if drawing.is_empty(found):
+        missing = f" by what answers; {', '.join(found['not_reached'])} did not" if found["not_reached"] else ""
+        click.echo(f"loyalty explain: nothing is known of {identifier}{missing}.", err=True)
         sys.exit(1)
 
 
-async def _found(identifier: str, program: str | None, limit: int) -> Row:
-    async with Reader(settings_module.load()) as history:
-        return await way.explain(history, identifier, program, limit)
-
-
-def _draw(found: Row) -> None:
-    console = Console()
-    for one in found["ways"]:
-        title = f"{one['command_id']} of {one['program_id']}/{one['member_id']}"
-        console.print(Text.assemble((_clean(title), "bold"), f", {one['total_ms']:,} ms from its receipt to the last step"), soft_wrap=True)
-        for step in one["steps"]:
-            waited = f"+{step['after_ms']:,} ms"
-            console.print(Text.assemble((f"  {step['at']} {waited:>14} ", "dim"), (f"{step['step']:<10}", "cyan"), _clean(_said(step))), soft_wrap=True)
-    console.print(Text(f"The history has what was recorded until {format_time(found['mirrored_until_ms'])}; what is newer is not shown.", "dim"))
-
-
-def _said(step: Row) -> str:
-    """A step in a line."""
-    row = step["row"]
-    match step["step"]:
-        case "received":
-            by = "/".join(filter(None, (row["source_system"], row["actor"])))
-            why = ", ".join(filter(None, (row["reason"], row["detail"])))
-            place = f"{row['topic']}[{row['partition']}]@{row['offset']}"
-            return f"{row['stream']} from {by} at {place}, hash {row['payload_hash']}: {row['result']} at {row['recorded_at']}{f' ({why})' if why else ''}"
-        case "posted":
-            rule = f"{row['rule_id']} of version {row['rule_version']}"
-            moved = f"{row['points_delta']:+,} {row['account']} against {row['counter_account']}, {row['balance_after']:,} after"
-            return f"entry {row['entry_sequence']} {row['kind']}: {moved}; {rule}; hash {row['entry_hash'][:16]}"
-        case "told":
-            return f"event {row['sequence']} {row['kind']}: {row['available_points']:,} available, {row['tier']}, {row['status']}; {row['event_id']}"
-        case "attempted":
-            again = f", again at {row['next_attempt_at']}" if row["next_attempt_at"] else ""
-            return f"{row['channel']}, attempt {row['attempt']}: {row['outcome']} {row['verdict']} in {row['duration_us'] / 1000:,.1f} ms{again}"
-        case _:
-            why = f", {row['reason']}" if row["reason"] else ""
-            return f"{row['destination']}: {row['result']} after {row['attempts']} attempts{why}"
-
-
-def _clean(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in text)
+async def explained(settings: Settings, identifier: str, program: str | None, limit: int) -> dict[str, Any]:
+    """The document of streams.explanation.way. Raises ConfigurationError."""
+    configured = configuration.load(settings) if settings.config_file else None
+    from_file, programs = (configured.destinations, tuple(configured.programs)) if configured is not None else ({}, ())
+    async with opened(settings, open_codec(settings), from_file, programs) as sources:
+        return await way.explain(sources, identifier, (program,) if program else (), limit)

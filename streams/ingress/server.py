@@ -17,7 +17,9 @@ from streams import metrics, topics
 from streams.configuration import Configuration
 from streams.connectors.registry import CONNECTORS
 from streams.errors import ConfigurationError, ContractError, UnavailableError
-from streams.ingress import audit, deliveries, destinations, devices, docs, members, personal_data, replays, rereader, rest, sync, waiting, webhooks
+from streams.ingress import (
+    audit, deliveries, destinations, devices, docs, explanations, members, personal_data, replays, rereader, rest, sync, waiting, webhooks,
+)  # fmt: skip
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError
 from streams.ingress.publisher import ACKNOWLEDGEMENT_TIMEOUT_S
@@ -61,6 +63,7 @@ def make_app(
     app.router.add_get("/v1/members/{member_id:[^/]+}/export", personal_data.export, allow_head=False)
     app.router.add_delete("/v1/members/{member_id:[^/]+}", personal_data.erase)
     app.router.add_get("/v1/audit", audit.get_audit, allow_head=False)
+    app.router.add_get("/v1/explanations/{id:.+}", explanations.get_explanation, allow_head=False)
     app.router.add_get("/v1/deliveries", deliveries.get_attempts, allow_head=False)
     app.router.add_get("/v1/deliveries/{attempt_id:.+}", deliveries.get_attempt, allow_head=False)
     app.router.add_get("/v1/destinations/{name}/dead-letters", deliveries.get_dead_letters, allow_head=False)

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from sinks import clickhouse
 from sinks.clickhouse import TABLES, History
-from streams.explanation import way
-from streams.explanation.command import explain
-from streams.history import Reader
+from streams import kafka
+from streams.explanation.command import explain, explained
 from streams.settings import Settings
+from streams.tables import CHANGELOG_CONFIG, changelogs
 from tests.sinks import examples
 from tests.sinks.examples import MOMENT_MS, item
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.stack
 
 NOBODY = "127.0.0.1:1"
 RECORDS: dict[str, Callable[[int], list[Any]]] = {
-    "sync_audit": lambda number: [examples.audit(number, ingested_at_ms=MOMENT_MS + 1000 + number, correlation_id=f"c-{number}")],
+    "sync_audit": lambda number: [examples.audit(number, ingested_at_ms=MOMENT_MS + 1000 + number, recorded_at_ms=MOMENT_MS + 2000 + number, correlation_id=f"c-{number}")],
     "ledger_entries": lambda number: [examples.ledger_entry(number)],
     "loyalty_events": lambda number: [examples.event(number)],
     "delivery_attempts": lambda number: [
@@ -34,7 +34,8 @@ RECORDS: dict[str, Callable[[int], list[Any]]] = {
 
 @pytest.fixture(scope="module")
 def settings(make_settings: Callable[..., Settings]) -> Settings:
-    made = make_settings(kafka_bootstrap_servers=NOBODY, redis_url=f"redis://{NOBODY}", attempt_retention_days=0)  # The examples are from long ago.
+    made = make_settings(redis_url=f"redis://{NOBODY}", attempt_retention_days=0)  # The examples are from long ago.
+    kafka.ensure_topics(made, changelogs={name: CHANGELOG_CONFIG for name in changelogs(made)})
     clickhouse.migrate(made)
     for _ in range(2):  # What is read again shows once.
         for name, make in RECORDS.items():
@@ -45,29 +46,31 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
     return made
 
 
-def explained(settings: Settings, identifier: str, program: str | None = None) -> dict[str, Any]:
-    async def read() -> dict[str, Any]:
-        async with Reader(settings) as history:
-            return await way.explain(history, identifier, program, 5)
-
-    return asyncio.run(read())
+def document(settings: Settings, identifier: str, program: str | None = None) -> dict[str, Any]:
+    return asyncio.run(explained(settings, identifier, program, 5))
 
 
 @pytest.mark.parametrize("identifier", ["t-2", "c-2", "grand-m-1-2", "batch-2"])
 def test_every_id_leads_to_the_whole_way(settings: Settings, identifier: str) -> None:
-    [found] = explained(settings, identifier)["ways"]
-    assert (found["program_id"], found["member_id"], found["command_id"], found["total_ms"]) == ("grand", "m-1", "t-2", 3500)
-    assert [(one["step"], one["after_ms"]) for one in found["steps"]] == [
-        ("received", 0), ("posted", 1000), ("told", 0), ("attempted", 1000), ("attempted", 1000), ("concluded", 500),
+    found = document(settings, identifier)
+    [one] = found["ways"]
+    assert (one["program_id"], one["member_id"], one["command_id"], one["total_ms"], one["waits_for"]) == ("grand", "m-1", "t-2", 3500, None)
+    steps = [(step["step"], step["after_ms"]) for step in one["steps"] if step["step"] != "mirrored"]
+    assert steps == [
+        ("received", 0), ("decided", 1000), ("posted", 0), ("told", 0), ("attempted", 1000), ("attempted", 1000), ("concluded", 500),
     ]  # fmt: skip
-    assert [one["row"]["attempt"] for one in found["steps"] if one["step"] == "attempted"] == [1, 2]
+    assert [step["row"]["attempt"] for step in one["steps"] if step["step"] == "attempted"] == [1, 2]
+    assert {step["row"]["table"]: step["row"]["rows"] for step in one["steps"] if step["step"] == "mirrored"} == {
+        "sync_audit": 1, "ledger_entries": 1, "loyalty_events": 1, "delivery_attempts": 2, "delivery_audit": 1,
+    }  # fmt: skip
+    assert found["not_reached"] == {}
 
 
 def test_a_member_is_the_newest_of_her_commands(settings: Settings) -> None:
-    found = explained(settings, "m-1")
+    found = document(settings, "m-1")
     assert [one["command_id"] for one in found["ways"]] == ["t-3", "t-2", "t-1"]
     assert found["mirrored_until_ms"] == MOMENT_MS + 2003
-    assert explained(settings, "m-1", "staff")["ways"] == []
+    assert document(settings, "m-1", "staff")["ways"] == []
 
 
 def test_what_people_and_programs_see(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,5 +80,5 @@ def test_what_people_and_programs_see(settings: Settings, monkeypatch: pytest.Mo
     for words in ("loyalty.transactions.v1[0]@2", "+10 available against issued", "earn of version 2", "503 RETRY", "crm: DELIVERED after 2 attempts"):
         assert words in shown.output
     as_json = CliRunner().invoke(explain, ["t-2", "--json"])
-    assert json.loads(as_json.output) == explained(settings, "t-2")
+    assert json.loads(as_json.output) == document(settings, "t-2")
     assert CliRunner().invoke(explain, ["it's \\ none"]).exit_code == 1
