@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENVIRONMENT_EXTRAS := embedded,registry,charts,test
 
-.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-mirror lint up clean generate
+.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-mirror bench-sync lint up clean generate
 
 $(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -48,6 +48,9 @@ bench-deliveries: $(VENV)/ready ## what webhooks can do beside a bare loop, and 
 
 bench-mirror: $(VENV)/ready    ## the ClickHouse mirror beside a bare loop of the same inserts; ARGS="--quick" is short, "--load 1000" adds the lag
 	$(BIN)/python -m tests.bench.mirror $(ARGS)
+
+bench-sync: $(VENV)/ready    ## a flush of what has waited beside a bare loop of the same reads and writes; ARGS="--quick" is short
+	$(BIN)/python -m tests.bench.sync $(ARGS)
 
 lint: $(VENV)/ready          ## style and types
 	$(BIN)/flake8 streams schemas sinks infra tests
