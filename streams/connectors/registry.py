@@ -15,6 +15,7 @@ KINDS = (
     "mews",
     "ohip",
     "ota",
+    "salesforce",
     "successfactors",
     "workday",
 )
