@@ -35,17 +35,29 @@ class Points(FakeServer):
         """A member with whom no answer makes sense."""
         self.calls: list[list[tuple[str, int]]] = []
         """Of each call the members, with the sequence that was written."""
+        self.gate, self.token_gate, self.is_gated = asyncio.Event(), asyncio.Event(), True
+        self.gate.set()
+        self.token_gate.set()
+        self.waiting = self.tokens_waiting = 0
+        """Requests that wait for the gate that was closed before them."""
         app.router.add_post("/token", self.give_token)
         app.router.add_post("/write", self.can_fail("write", self.write))
 
     async def give_token(self, request: web.Request) -> web.Response:
         assert SECRET in await request.text() or "authorization" in request.headers
+        self.tokens_waiting += 1
+        await self.token_gate.wait()
+        self.tokens_waiting -= 1
         return web.json_response({"access_token": self.new_token(), "token_type": "Bearer", "expires_in": 3600})
 
     async def write(self, request: web.Request) -> web.Response:
         if not self.is_authorized(request):
             return web.Response(status=401)
         records = orjson.loads(await request.read())
+        if not self.gate.is_set() and self.is_gated:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
         self.calls.append([(record["id"], record["sequence"]) for record in records])
         if any(record["id"] == self.confuses for record in records):
             return web.Response(text="Internal error")
