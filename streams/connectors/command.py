@@ -1,20 +1,24 @@
 """`loyalty connectors`: how the connected systems fare, what can be connected, and the process that polls and listens."""
 
+import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.command_line import failures_told, print_table
+from streams.errors import LoyaltyError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from streams.configuration import Configuration
+    from streams.settings import Settings
+
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 COLUMNS = ("name", "kind", "way", "state", "last success", "lag>", "budget>", "last error", "alert")
-STYLES = {"well": "green", "listens": "green", "fails": "red", "waits": "yellow"}
+STYLES = {"well": "green", "listens": "green", "fails": "red", "waits": "yellow", "paused": "yellow"}
 
 Row = dict[str, Any]
 
@@ -38,17 +42,21 @@ def list_all(as_json: bool) -> None:
 @connectors.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show one system whole, as JSON: options, secrets hidden, and the cursors of its feeds."""
+    """Show one system whole, as JSON: options of both halves, secrets hidden, and the cursors of its feeds."""
+    from streams import configuration, settings
+    from streams.codec import open_codec
     from streams.connectors import overview
-    from streams.connectors.running.progress import now_ms
+    from streams.connectors.running import progress
 
     with failures_told("connectors show"):
-        configuration, known = _known()
-    source = configuration.sources.get(name)
-    if source is None:
-        click.echo(f"loyalty connectors show: LOYALTY_CONFIG_FILE has no [sources.{name}]; it has {', '.join(configuration.sources) or 'none'}", err=True)
-        sys.exit(1)
-    click.echo(json.dumps(overview.details(source, known, now_ms()), indent=2, ensure_ascii=False))
+        loaded = settings.load()
+        configured = configuration.load(loaded)
+        names = sorted({*configured.sources, *configured.targets})
+        if name not in names:
+            raise LoyaltyError(f"LOYALTY_CONFIG_FILE has no connected system {name!r}; it has {', '.join(names) or 'none'}")
+        known = progress.read(loaded, open_codec(loaded), range(loaded.kafka_partitions))
+        rows = asyncio.run(_rows(loaded, configured))
+    click.echo(json.dumps(overview.details(name, configured, known, rows), indent=2, ensure_ascii=False))
 
 
 @connectors.command()
@@ -80,27 +88,27 @@ def run() -> None:
 
 
 def _list(as_json: bool) -> None:
-    from streams.connectors import overview
-    from streams.connectors.running.progress import now_ms
+    from streams import configuration, settings
 
     with failures_told("connectors"):
-        configuration, known = _known()
-    at_ms = now_ms()
-    rows = overview.sources(configuration.sources, known, at_ms)
-    print_table(rows, as_json, COLUMNS, lambda row: _cells(row, at_ms), "LOYALTY_CONFIG_FILE has no sources.")
+        loaded = settings.load()
+        rows = asyncio.run(_rows(loaded, configuration.load(loaded)))
+    print_table(rows, as_json, COLUMNS, _cells, "LOYALTY_CONFIG_FILE has neither sources nor connected destinations.")
 
 
-def _known() -> tuple[Any, Any]:
-    """Configuration, and what is known of the feeds. Raises ConfigurationError and UnavailableError."""
-    from streams import configuration, settings
+async def _rows(settings: "Settings", configuration: "Configuration") -> list[Row]:
     from streams.codec import open_codec
-    from streams.connectors.running import progress
+    from streams.connectors import overview
+    from streams.ingress.standings import Standings
 
-    loaded = settings.load()
-    return configuration.load(loaded), progress.read(loaded, open_codec(loaded), range(loaded.kafka_partitions))
+    standings = Standings(settings)
+    try:
+        return await overview.collect(settings, configuration, open_codec(settings), standings)
+    finally:
+        await standings.close()
 
 
-def _cells(row: Row, at_ms: int) -> "Sequence[str | Text]":
+def _cells(row: Row) -> "Sequence[str | Text]":
     from rich.text import Text
 
     way = f"{row['direction']}: {row['way']} {row['feed']}".rstrip()

@@ -1,20 +1,33 @@
-"""Configuration and source-progress -> how the connected systems fare: the rows of `loyalty connectors` and of GET /v1/connectors. Pure."""
+"""Configuration, source-progress and the sinks' answers -> how the connected systems fare: the rows of `loyalty connectors` and GET /v1/connectors."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from schemas.codec import Codec
 from schemas.records import SourceProgress
-from streams.connectors.contract import Connector, Option, Options, Source
+from streams.configuration import Configuration
+from streams.connectors.contract import Connector, Option, Options, Source, Target
 from streams.connectors.registry import CONNECTORS
-from streams.connectors.running.progress import Name, lag_ms, nothing
+from streams.connectors.running.progress import Name, lag_ms, nothing, now_ms, read
 from streams.ingress.commands import format_time
+from streams.ingress.standings import Standings
+from streams.settings import Settings
 
 Row = dict[str, Any]
 
 IN, OUT = "in", "out"
 HIDDEN = "(set)"
+
+
+async def collect(settings: Settings, configuration: Configuration, codec: Codec, standings: Standings) -> list[Row]:
+    """A row for each way in and out. Raises UnavailableError when Kafka does not answer; of a sink that does not, the state is not known."""
+    known = await asyncio.to_thread(read, settings, codec, range(settings.kafka_partitions))
+    written = await standings.targets(configuration.targets) if configuration.targets else {}
+    at_ms = now_ms()
+    return sources(configuration.sources, known, at_ms) + targets(configuration.targets, written, at_ms)
 
 
 def sources(configured: Mapping[str, Source], known: Mapping[Name, SourceProgress], at_ms: int) -> list[Row]:
@@ -56,6 +69,32 @@ def _row(source: Source, way: str, feed: str, record: SourceProgress | None, at_
     }
 
 
+def targets(configured: Mapping[str, Target], standings: Mapping[str, Mapping[str, Any]], at_ms: int) -> list[Row]:
+    """A row for each system that is written to."""
+    return [_target_row(configured[name], standings.get(name), at_ms) for name in sorted(configured)]
+
+
+def _target_row(target: Target, standing: Mapping[str, Any] | None, at_ms: int) -> Row:
+    row: Row = {"name": target.name, "kind": target.kind, "programs": sorted(target.programs), "direction": OUT, "way": "writes", "feed": ""}
+    if standing is None:
+        return row | {"state": "unknown"}
+    rests_s, oldest_ms, allowed = standing["rests_s"], standing["oldest_ms"], standing["budget_allowed"]
+    failing = standing["failing_since_ms"] is not None
+    state = "paused" if standing["is_paused"] else "waits" if rests_s else "fails" if failing else "well"
+    return row | {
+        "state": state,
+        "succeeded_at": _time(standing["last_success_at_ms"]),
+        "failing_since": _time(standing["failing_since_ms"]),
+        "waits_until": _time(at_ms + int(rests_s * 1000)) if rests_s else None,
+        "last_error": standing["last_error"],
+        "last_error_at": _time(standing["last_error_at_ms"]),
+        "lag_s": 0.0 if oldest_ms is None else round(max(0, at_ms - oldest_ms) / 1000, 3),
+        "waiting": standing["waiting"],
+        "parked": standing["parked_members"] + standing["blocked_members"],
+        "budget": {"used": standing["budget_used"], "allowed": allowed} if allowed else None,
+    }
+
+
 def state_of(record: SourceProgress, at_ms: int) -> str:
     """never: nobody has led it yet. waits: the system is at a limit."""
     if record.waits_until_ms > at_ms:
@@ -65,18 +104,19 @@ def state_of(record: SourceProgress, at_ms: int) -> str:
     return "well" if record.succeeded_at_ms else "begins" if record.begun_at_ms else "never"
 
 
-def details(source: Source, known: Mapping[Name, SourceProgress], at_ms: int) -> Row:
-    """One source whole, but for its secrets."""
-    connector = CONNECTORS[source.kind]
-    rows = sources({source.name: source}, known, at_ms)
-    for row in rows:
-        record = known.get((source.name, row["feed"]))
-        if record is not None:
-            row["cursor"] = orjson.loads(record.cursor)
-    return {
-        "name": source.name, "kind": source.kind, "title": connector.title, "program_id": source.program_id, "rereads": connector.read is not None,
-        "options": shown(connector.source_options, source.options), "ways": rows,
-    }  # fmt: skip
+def details(name: str, configuration: Configuration, known: Mapping[Name, SourceProgress], rows: Sequence[Row]) -> Row:
+    """Both halves of one system whole, but for their secrets."""
+    found: Row = {"name": name}
+    source, target = configuration.sources.get(name), configuration.targets.get(name)
+    if source is not None:
+        found["source"] = {
+            "kind": source.kind, "program_id": source.program_id, "options": shown(CONNECTORS[source.kind].source_options, source.options),
+            "cursors": {feed: orjson.loads(record.cursor) for (one, feed), record in known.items() if one == name},
+        }  # fmt: skip
+    if target is not None:
+        declared = CONNECTORS[target.kind].target_options
+        found["destination"] = {"kind": target.kind, "programs": sorted(target.programs), "options": shown(declared, target.options)}
+    return found | {"ways": [row for row in rows if row["name"] == name]}
 
 
 def shown(declared: Sequence[Option], options: Options) -> Row:
@@ -106,5 +146,5 @@ def _option(option: Option) -> Row:
     }  # fmt: skip
 
 
-def _time(at_ms: int) -> str | None:
+def _time(at_ms: int | None) -> str | None:
     return format_time(at_ms) if at_ms else None

@@ -18,7 +18,7 @@ from streams.configuration import Configuration
 from streams.connectors.registry import CONNECTORS
 from streams.errors import ConfigurationError, ContractError, UnavailableError
 from streams.ingress import (
-    audit, deliveries, destinations, devices, docs, explanations, members, personal_data, replays, rereader, rest, sync, waiting, webhooks,
+    audit, connectors, deliveries, destinations, devices, docs, explanations, members, personal_data, replays, rereader, rest, sync, waiting, webhooks,
 )  # fmt: skip
 from streams.ingress.parts import CORRELATION_ID, PARTS, Parts
 from streams.ingress.problems import ProblemError
@@ -71,6 +71,7 @@ def make_app(
     destinations.add_routes(app)
     devices.add_routes(app)
     replays.add_routes(app)
+    app.router.add_get("/v1/connectors", connectors.get_connectors, allow_head=False)
     app.router.add_get("/v1/waiting", waiting.get_waiting, allow_head=False)
     sync.add_routes(app)
     scim.add_routes(app)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -66,9 +66,15 @@ class Standings:
     async def of(self, name: str) -> tuple[dict[str, Any], Missing]:
         """The standing of a destination, over all sinks."""
         answers, unreachable = await self._ask_all("/internal/destinations")
-        owned = {number for answer in answers for number in answer["partitions"][topics.EVENTS.stream]}
+        owned = {number for answer in answers for number in answer["partitions"].get(topics.EVENTS.stream, ())}
         found = [answer["destinations"][name] for answer in answers if name in answer["destinations"]]
         return _together(found), self._missing(unreachable, owned)
+
+    async def targets(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The standings of connected systems that are written to, over all sinks; of those that some sink knows."""
+        answers, _ = await self._ask_all("/internal/destinations")
+        found = {name: [answer["destinations"][name] for answer in answers if name in answer["destinations"]] for name in names}
+        return {name: _together(ones) | _of_target(ones) for name, ones in found.items() if ones}
 
     async def lanes(self, name: str, limit: int, after: str) -> tuple[list[dict[str, Any]], Missing]:
         """The first `limit` members behind `after` who wait: LANE_FIELDS, by member and channel. A member's are all there, or none is."""
@@ -115,3 +121,14 @@ def _together(found: list[Fields]) -> dict[str, Any]:
         "failing_since_ms": failing[0]["failing_since_ms"] if failing else None,
         "last_failure": failing[0]["last_failure"] if failing else "",
     }
+
+
+def _of_target(found: list[Fields]) -> dict[str, Any]:
+    """What only connectors have."""
+    told = max(found, key=lambda one: one["last_error_at_ms"] or 0)
+    counted = max(found, key=lambda one: one["budget_used"] or 0)
+    return {
+        "is_paused": any(one["is_paused"] for one in found), "rests_s": max(one["rests_s"] for one in found), "last_error": told["last_error"],
+        "last_error_at_ms": told["last_error_at_ms"], "last_success_at_ms": max((one["last_success_at_ms"] or 0 for one in found)) or None,
+        "budget_used": counted["budget_used"], "budget_allowed": counted["budget_allowed"],
+    }  # fmt: skip
