@@ -12,7 +12,9 @@ from typing import Generic, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.codec import Codec
 from streams import kafka
+from streams.errors import ContractError
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -25,6 +27,21 @@ POLL_S = 0.1
 RECONNECT_S = 0.2
 REPORT_S = 10.0
 ASK_TIMEOUT_S = 10.0
+
+
+def reads(codec: Codec, record: type[T]) -> Callable[[Message], T | None]:
+    """What a follower reads whose records say it by themselves. One that cannot be read says nothing, and the log names it."""
+
+    def read(message: Message) -> T | None:
+        try:
+            return codec.decode(message.value(), record)
+        except ContractError as error:
+            log.warning("follower.unreadable", extra={
+                "topic": message.topic(), "partition": message.partition(), "offset": message.offset(), "reason": error.reason,
+            })  # fmt: skip
+            return None
+
+    return read
 
 
 class LogFollower(Generic[T]):

@@ -4,13 +4,10 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-from confluent_kafka import Message
-
 from schemas.codec import Codec
 from schemas.records import RunResult, RunTrigger, SyncRun
 from streams import metrics, topics
-from streams.errors import ContractError
-from streams.log_follower import LogFollower
+from streams.log_follower import LogFollower, reads
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -64,8 +61,7 @@ class RunLog:
         self.standings: dict[str, Standing] = {}
         self.newest: deque[SyncRun] = deque(maxlen=RUNS_KEPT)
         """For people."""
-        self._codec = codec
-        self._follower = LogFollower(settings, topics.SYNC_RUNS, self._read, self._take)
+        self._follower = LogFollower(settings, topics.SYNC_RUNS, reads(codec, SyncRun), self._take)
 
     def start(self) -> None:
         """Begin to read; `ready` says when all that the topic held is known."""
@@ -79,13 +75,6 @@ class RunLog:
 
     def standing(self, job: str) -> Standing:
         return self.standings.setdefault(job, Standing())
-
-    def _read(self, message: Message) -> SyncRun | None:
-        try:
-            return self._codec.decode(message.value(), SyncRun)
-        except ContractError as error:
-            log.warning("run.unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
-            return None
 
     def _take(self, batch: list[SyncRun]) -> None:
         for run in batch:

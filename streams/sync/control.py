@@ -11,14 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import Message
-
 from schemas.codec import Codec
 from schemas.records import SyncControl, SyncControlKind
 from streams import kafka, topics
 from streams.configuration import Configuration
-from streams.errors import ContractError
-from streams.log_follower import LogFollower
+from streams.log_follower import LogFollower, reads
 from streams.scheduling import cadence
 from streams.scheduling.cadence import REALTIME, Cadence
 from streams.settings import Settings
@@ -40,7 +37,7 @@ class SyncControlLog:
         """As they were read since the last change: they are asked for with every command."""
         self._documents: dict[str, dict[str, Any]] = {}
         """Of DRAINED, likewise."""
-        self._follower = LogFollower(settings, topics.SYNC_CONTROL, self._read, self._take)
+        self._follower = LogFollower(settings, topics.SYNC_CONTROL, reads(codec, SyncControl), self._take)
 
     def start(self) -> None:
         """Begin to read; `ready` says when all is read."""
@@ -153,13 +150,6 @@ class SyncControlLog:
         await asyncio.to_thread(kafka.write_one, self._settings, topics.SYNC_CONTROL, f"{kind.value}/{name}", self._codec.encode(record))
         log.info("sync.changed", extra={"kind": kind.value, "control_name": name, "version": record.version, "changed_by": changed_by})
         return record.version
-
-    def _read(self, message: Message) -> SyncControl | None:
-        try:
-            return self._codec.decode(message.value(), SyncControl)
-        except ContractError as error:
-            log.warning("sync.control_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
-            return None
 
     def _take(self, batch: list[SyncControl]) -> None:
         for record in batch:

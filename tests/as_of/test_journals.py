@@ -60,7 +60,7 @@ def balances(settings: Settings, moment: Moment, **about: Any) -> dict[Member, P
             return [query.named(row) async for row in reader.rows(query.balances(moment, **about))]
 
     found = asyncio.run(read())
-    return {(row["program_id"], row["member_id"]): tuple(row[name] for name in query.POINTS) for row in found}  # type: ignore[misc]
+    return {(row["program_id"], row["member_id"]): tuple(row[name] for name in query.POINTS) for row in found}
 
 
 def is_by_then(record: LedgerEntry | LoyaltyEvent, moment: Moment) -> bool:

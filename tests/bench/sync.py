@@ -71,9 +71,10 @@ def bare(settings: Settings, changes: int) -> float:
         messages = consumer.consume(CHUNK_RECORDS, timeout=0.2)
         producer.begin_transaction()
         for message in messages:
-            assert message.error() is None, message.error()
+            place, offset = message.partition(), message.offset()
+            assert message.error() is None and place is not None and offset is not None, message.error()
             producer.produce(topic, message.value(), message.key(), headers=message.headers())
-            read_to[message.partition()] = message.offset() + 1
+            read_to[place] = offset + 1
         producer.send_offsets_to_transaction(
             [TopicPartition(staging, number, offset) for number, offset in read_to.items()], consumer.consumer_group_metadata(), TRANSACTION_S
         )
