@@ -19,8 +19,9 @@ demo: $(VENV)/ready          ## the story of a hotel check-out, on real parts, e
 up: $(VENV)/ready            ## the embedded stack and the pipeline, to explore
 	$(BIN)/loyalty up
 
+# Some hundred processes start meanwhile: byte code that is not kept would be compiled anew in each.
 test: $(VENV)/ready          ## all tests, on real parts
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-registry: $(VENV)/ready ## the codec against a real schema registry; downloads 142 MB once
 	$(BIN)/python -m pytest -m registry tests/schemas
