@@ -17,14 +17,12 @@ from sinks.delivery.progress import Memory, unpacked
 from sinks.delivery.records import Outgoing
 from streams import topics
 from streams.agreement.model import Cause
-from streams.agreement.shelf import Shelf
 from streams.destinations.control import ControlLog
 from streams.destinations.model import Destination
 from streams.settings import Settings
 
-OWED, TAKEN = "owed", "taken"
-"""Tables: destination, NUL, member, NUL, sequence -> [event_id, appended_at_ms]; destination, NUL, member -> [highest delivered, highest that
-ended otherwise, its cause, why, its event_id]."""
+Owed = tuple[str, bytes, int]
+"""Destination, member and sequence of an event."""
 CAUSES = {DeliveryResult.DEAD_LETTERED: Cause.DEAD_LETTER, DeliveryResult.SKIPPED: Cause.SKIPPED, DeliveryResult.DROPPED: Cause.DROPPED}
 START_S = 30.0
 
@@ -54,12 +52,24 @@ class Progress:
         return offset < (self.position if position < 0 else position) and offset not in self.unfinished.get(channel.channel_id, ())
 
 
-class Deliveries:
-    """What is read is given in this order: all progress, all events, all audit records."""
+@dataclass(slots=True)
+class Taken:
+    """What became of a member's events at a destination."""
 
-    def __init__(self, settings: Settings, codec: Codec, shelf: Shelf, destinations: Mapping[str, Destination]) -> None:
+    delivered: int = 0
+    """Highest sequence."""
+    ended: int = 0
+    """Highest sequence that ended otherwise; what follows is of it."""
+    cause: Cause = Cause.DROPPED
+    reason: str = ""
+    event_id: str = ""
+
+
+class Deliveries:
+    """What is read is given in this order: all progress; then, of some members after others, all events and all audit records."""
+
+    def __init__(self, codec: Codec, destinations: Mapping[str, Destination]) -> None:
         self._codec = codec
-        self._shelf = shelf
         self._rows: dict[int, dict[bytes, DeliveryProgress]] = {}
         self._progress: dict[int, Progress] = {}
         stream = topics.EVENTS.stream
@@ -70,6 +80,10 @@ class Deliveries:
             for channel in channels.of_destination(destination) if channel.stream == stream
         ]  # fmt: skip
         self.names = tuple(destinations)
+        self.owed: dict[Owed, tuple[str, int]] = {}
+        """Events without a record of their end: event_id, and when it was appended, ms."""
+        self.taken: dict[tuple[str, bytes], Taken] = {}
+        """By destination and member."""
         self.underway: dict[str, tuple[int, int]] = {}
         """Destination -> how many events are under way, and when the oldest was appended, ms."""
 
@@ -90,31 +104,29 @@ class Deliveries:
                 progress.unfinished[name] = frozenset(offset for row in waiting for offset in unpacked(row.offsets))
         self._rows.clear()
 
+    def next_members(self) -> None:
+        """Forget what is owed to some members, and what they have."""
+        self.owed, self.taken = {}, {}
+
     def add_event(self, partition: int, offset: int, key: bytes, timestamp_ms: int, event: LoyaltyEvent) -> None:
+        if not self._channels:
+            return
         progress = self._progress.get(partition)
         outgoing = Outgoing(offset=offset, key=key, record=event, timestamp_ms=timestamp_ms)
         for channel, since_ms in self._channels:
             if timestamp_ms < since_ms or not channel.wants(outgoing):
                 continue
             if progress is not None and progress.is_past(channel, offset):
-                self._shelf.put(OWED, owed_key(channel.destination, key, event.sequence), [event.event_id, timestamp_ms])
+                self.owed[channel.destination, key, event.sequence] = event.event_id, timestamp_ms
             else:
                 count, oldest_ms = self.underway.get(channel.destination, (0, timestamp_ms))
                 self.underway[channel.destination] = count + 1, min(oldest_ms, timestamp_ms)
 
     def add_audit(self, audit: DeliveryAudit) -> None:
         key = member_key(audit.program_id, audit.member_id)
-        place = owed_key(audit.destination, key, audit.sequence)
-        if self._shelf.get(OWED, place) is not None:
-            self._shelf.put(OWED, place, None)
-        member = audit.destination.encode() + b"\0" + key
-        taken = self._shelf.get(TAKEN, member) or [0, 0, "", "", ""]
+        self.owed.pop((audit.destination, key, audit.sequence), None)
+        taken = self.taken.setdefault((audit.destination, key), Taken())
         if audit.result is DeliveryResult.DELIVERED:
-            taken[0] = max(taken[0], audit.sequence)
-        elif audit.result in CAUSES and audit.sequence >= taken[1]:
-            taken[1:] = [audit.sequence, CAUSES[audit.result], audit.reason or "", audit.event_id]
-        self._shelf.put(TAKEN, member, taken)
-
-
-def owed_key(destination: str, key: bytes, sequence: int) -> bytes:
-    return destination.encode() + b"\0" + key + b"\0" + str(sequence).encode()
+            taken.delivered = max(taken.delivered, audit.sequence)
+        elif audit.result in CAUSES and audit.sequence >= taken.ended:
+            taken.ended, taken.cause, taken.reason, taken.event_id = audit.sequence, CAUSES[audit.result], audit.reason or "", audit.event_id

@@ -73,6 +73,10 @@ class Sum(NamedTuple):
     """Of the records between the marks, and the sum of their checksums."""
     mark_digest: int
 
+    @classmethod
+    def of(cls, line: bytes) -> "Sum":
+        return cls._make(orjson.loads(line)[2:])
+
 
 class Row(NamedTuple):
     number: int
@@ -94,8 +98,8 @@ class History:
         self._values = {"program_id": program_id, "member_id": member_id}
         self._client: Client | None = None
 
-    def sums(self, table: Mirrored, marks: Mapping[int, Range]) -> Iterator[tuple[bytes, Sum]]:
-        """By member, in no order. `marks`: the records of the topic that the checksum is about."""
+    def sums(self, table: Mirrored, marks: Mapping[int, Range]) -> Iterator[tuple[bytes, bytes]]:
+        """Key and what `Sum.of` takes, by member, in no order. `marks`: the records of the topic that the checksum is about."""
         lows, highs = [marks[number][0] for number in sorted(marks)], [marks[number][1] for number in sorted(marks)]
         numbers = sorted(marks)
         within = (
@@ -107,8 +111,8 @@ class History:
             f" FROM {table.table} FINAL WHERE {self._where} GROUP BY program_id, member_id"
         )
         settings = {"optimize_aggregation_in_order": 1, "max_bytes_before_external_group_by": GROUP_BYTES_MAX}
-        for program_id, member_id, *values in self._rows(sql, self._values, settings):
-            yield f"{program_id}/{member_id}".encode(), Sum(*values)
+        for (program_id, member_id, *_), line in self._rows(sql, self._values, settings):
+            yield f"{program_id}/{member_id}".encode(), line
 
     def rows(self, table: Mirrored, members: Sequence[str]) -> dict[bytes, dict[int, Row]]:
         """All rows of some members (program_id/member_id), by their numbers."""
@@ -118,7 +122,7 @@ class History:
             f" {f'toUInt8({linked})' if table is LEDGER else '1'} FROM {table.table} FINAL WHERE (program_id, member_id) IN %(members)s"
         )
         found: dict[bytes, dict[int, Row]] = {}
-        for program_id, member_id, *values in self._rows(sql, {"members": [tuple(member.split("/", 1)) for member in members]}, {}):
+        for (program_id, member_id, *values), _ in self._rows(sql, {"members": [tuple(member.split("/", 1)) for member in members]}, {}):
             row = Row(*values)
             found.setdefault(f"{program_id}/{member_id}".encode(), {})[row.number] = row
         return found
@@ -129,13 +133,14 @@ class History:
             "SELECT partition, offset, any(reason) FROM dead_letters FINAL WHERE topic = %(topic)s AND startsWith(processor, 'clickhouse')"
             " AND (partition, offset) IN %(places)s GROUP BY partition, offset"
         )
-        return {(int(row[0]), int(row[1])): str(row[2]) for row in self._rows(sql, {"topic": topic, "places": list(places)}, {})}
+        return {(int(row[0]), int(row[1])): str(row[2]) for row, _ in self._rows(sql, {"topic": topic, "places": list(places)}, {})}
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
-    def _rows(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[list[Any]]:
+    def _rows(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[tuple[list[Any], bytes]]:
+        """Each row, and as the JSON that it came as."""
         options = {"output_format_json_quote_64bit_integers": 0, "max_query_size": QUERY_BYTES_MAX, **settings}
         try:
             if self._client is None:
@@ -145,6 +150,6 @@ class History:
                 while chunk := stream.read(1 << 20):
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        yield orjson.loads(line)
+                        yield orjson.loads(line), line
         except (ClickHouseError, OSError, orjson.JSONDecodeError) as error:
             raise UnavailableError(f"LOYALTY_CLICKHOUSE_URL={self._settings.clickhouse_url} does not answer as it should: {error}"[:400]) from error

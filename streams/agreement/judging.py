@@ -1,8 +1,8 @@
 """The copies of one member beside each other -> differences with their causes."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Message
@@ -10,6 +10,7 @@ from confluent_kafka import Message
 from schemas.codec import Codec
 from schemas.records import ProfileOperation
 from streams.agreement import folds, history
+from streams.agreement.deliveries import Owed, Taken
 from streams.agreement.history import History, Mirrored, Row, Sum
 from streams.agreement.log import Log
 from streams.agreement.model import BALANCES, SHOWN, SNAPSHOT, Cause, Difference, Standing, Store
@@ -39,10 +40,6 @@ class Member:
     def of(cls, key: bytes, account: Standing | None) -> "Member":
         program_id, _, member_id = key.decode(errors="backslashreplace").partition("/")
         return cls(program_id=program_id, member_id=member_id, account=account)
-
-    @property
-    def status(self) -> str:
-        return self.account.status if self.account is not None else ""
 
     def differs(self, store: str, cause: Cause, **what: Any) -> Difference:
         return Difference(program_id=self.program_id, member_id=self.member_id, store=store, cause=cause, **what)
@@ -243,23 +240,20 @@ def cached(who: Member, fold: list[Any] | None, balance: list[Any] | None) -> It
                 yield who.differs(Store.REDIS, Cause.DRIFT, field=name, here=str(here), there=str(there), **what)
 
 
-def unrecorded(place: bytes, event_id: str, appended_at_ms: int) -> Difference:
-    destination, key, sequence = place.split(b"\0")
-    return replace(
-        Member.of(key, None).differs(f"destination:{destination.decode()}", Cause.MISSING),
-        sequence=int(sequence), record_id=event_id, detail=f"the deliveries are past the event of {appended_at_ms}, and no record says what became of it",
-        repair=REPLAYED,
+def unrecorded(owed: Owed, event_id: str, appended_at_ms: int) -> Difference:
+    destination, key, sequence = owed
+    return Member.of(key, None).differs(
+        f"destination:{destination}", Cause.MISSING, sequence=sequence, record_id=event_id,
+        detail=f"the deliveries are past the event of {appended_at_ms}, and no record says what became of it", repair=REPLAYED,
     )  # fmt: skip
 
 
-def given_up(place: bytes, taken: list[Any]) -> Iterator[Difference]:
+def given_up(destination: str, key: bytes, taken: Taken) -> Iterator[Difference]:
     """What the destination has not, by the audit, and nothing newer either: an event says all that those before it said of the account."""
-    delivered, ended, cause, reason, event_id = taken
-    if ended > delivered:
-        destination, key = place.split(b"\0")
+    if taken.ended > taken.delivered:
         yield Member.of(key, None).differs(
-            f"destination:{destination.decode()}", Cause(cause), here=f"sequence {delivered}", there=f"sequence {ended}", sequence=ended,
-            record_id=event_id, detail=reason, repair=REPLAYED,
+            f"destination:{destination}", taken.cause, here=f"sequence {taken.delivered}", there=f"sequence {taken.ended}", sequence=taken.ended,
+            record_id=taken.event_id, detail=taken.reason, repair=REPLAYED,
         )  # fmt: skip
 
 
@@ -283,7 +277,7 @@ class Details:
         self._marks = marks.mirrored[table.topic.stream]
         self._originals: dict[bytes, dict[int, Original]] = {}
 
-    def of(self, suspects: Mapping[bytes, str]) -> Iterator[Difference]:
+    def of(self, suspects: Collection[bytes]) -> Iterator[Difference]:
         chosen = sorted(suspects)[:DETAILS_MAX]
         for key in chosen:
             self._originals[key] = {}

@@ -1,14 +1,13 @@
 """Topics from one place to another, every committed record, in the order of each partition."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams import kafka
-from streams.agreement.shelf import Advance
 from streams.errors import UnavailableError
 from streams.settings import Settings
 
@@ -17,6 +16,8 @@ TIMEOUT_S = 30.0  # Without a record.
 
 Range = tuple[int, int]
 """First offset, and the one behind the last."""
+Advance = Callable[[int, int], None]
+"""(done, total) of a step; total 0: not known."""
 
 
 class Log:
@@ -94,7 +95,3 @@ class Log:
 def reached(ranges: Mapping[int, Range], places: Mapping[int, int]) -> dict[int, Range]:
     """The ranges up to these places, where they end before."""
     return {number: (low, max(low, min(high, places.get(number, 0)))) for number, (low, high) in ranges.items()}
-
-
-def is_behind(ranges: Iterable[Range], reached_ranges: Iterable[Range]) -> bool:
-    return any(whole[1] > part[1] for whole, part in zip(ranges, reached_ranges, strict=True))

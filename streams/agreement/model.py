@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from schemas.records import Account, LedgerEntry, LoyaltyEvent, MemberProfile
+from schemas.records import LedgerEntry, LoyaltyEvent, MemberProfile
 
 
 class Cause(StrEnum):
@@ -87,16 +87,17 @@ class Standing(NamedTuple):
     """CRC-32 of the account as it is stored."""
 
 
-_standing = attrgetter(*Standing._fields[:-1])
 SHOWN = Standing._fields[:-1]
+_standing = itemgetter(*SHOWN)
 BALANCES = ("available", "pending", "held", "debt")
 """The member's own accounts in the ledger; debt is below 0 there."""
 SNAPSHOT = ("status", "tier", "available_points", "qualifying_points", "pending_points", "held_points", "debt_points")
 """What an event says of the account after it, and Redis keeps."""
 
 
-def standing(account: Account, value: bytes) -> Standing:
-    return Standing._make([*map(_plain, _standing(account)), crc32(value)])
+def standing(account: Mapping[str, Any], value: bytes) -> Standing:
+    """Of an account's fields, and the account as it is stored."""
+    return Standing._make((*_standing(account), crc32(value)))
 
 
 def snapshot(event: LoyaltyEvent) -> list[Any]:

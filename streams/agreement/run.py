@@ -15,9 +15,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse.connection import connect
 from streams.agreement.comparison import WAIT_S, Comparison, Scope
+from streams.agreement.log import Advance
 from streams.agreement.model import Cause, Difference
 from streams.agreement.repair import Repair
-from streams.agreement.shelf import Advance
 from streams.configuration import Configuration
 from streams.settings import Settings
 
