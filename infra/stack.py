@@ -34,6 +34,8 @@ from infra.service import Service, State
 from infra.valkey_server import ValkeyServer
 from streams import configuration
 from streams import settings as settings_module
+from streams.configuration import Configuration
+from streams.connectors import ways
 from streams.destinations import sealing
 from streams.errors import ConfigurationError, LoyaltyError
 from streams.settings import PREFIX, STACK_FILE, Settings
@@ -65,10 +67,18 @@ class Process:
     port: int
     serves_ingress: bool = False
     """Its port is LOYALTY_INGRESS_PORT, not LOYALTY_HTTP_PORT."""
+    is_needed: Callable[[Configuration], bool] | None = None
+    """Whether there is anything for it to do; None: always."""
 
 
-def _pipeline_process(name: str, port: int, *arguments: str, serves_ingress: bool = False) -> Process:
-    return Process(name, (sys.executable, "-m", "streams.cli", *arguments), port, serves_ingress)
+def _pipeline_process(
+    name: str, port: int, *arguments: str, serves_ingress: bool = False, is_needed: Callable[[Configuration], bool] | None = None
+) -> Process:
+    return Process(name, (sys.executable, "-m", "streams.cli", *arguments), port, serves_ingress, is_needed)
+
+
+def _polls_or_streams(configured: Configuration) -> bool:
+    return any(True for source in configured.sources.values() for _ in ways.wanted(source))
 
 
 PIPELINE = (
@@ -78,6 +88,8 @@ PIPELINE = (
     _pipeline_process("sink-clickhouse", 8083, "sink", "clickhouse"),
     _pipeline_process("sink-webhooks", 8084, "sink", "webhooks"),
     _pipeline_process("scheduler", 8085, "scheduler"),
+    _pipeline_process("connectors", 8086, "connectors", "run", is_needed=_polls_or_streams),
+    _pipeline_process("sink-connectors", 8087, "sink", "connectors", is_needed=lambda configured: bool(configured.targets)),
 )
 
 
@@ -133,6 +145,10 @@ class PipelineService(Service):
         self._process = process
         self.variables = environment
         """What the process finds in its environment, but for its port. Set before the start."""
+
+    @property
+    def is_needed(self) -> Callable[[Configuration], bool] | None:
+        return self._process.is_needed
 
     @property
     def url(self) -> str:
@@ -200,7 +216,9 @@ class Stack:
         self.clickhouse = ClickHouseServer(self.home, port=port(CLICKHOUSE_PORT))
         self._servers: tuple[Service, ...] = (self.kafka, self.valkey, self.clickhouse)
         processes = (PIPELINE if pipeline else ()) if isinstance(pipeline, bool) else tuple(pipeline)
-        self._pipeline = tuple(PipelineService(p, self.home, port=port(p.port), environment={}) for p in processes)
+        self._candidates = tuple(PipelineService(p, self.home, port=port(p.port), environment={}) for p in processes)
+        self._pipeline = self._candidates
+        """Those that there is something for to do."""
         self._by_name: dict[str, Service] = {service.name: service for service in (*self._servers, *self._pipeline)}
 
     # Life
@@ -221,6 +239,7 @@ class Stack:
             for name in end_leftovers(self.home / "run"):
                 self._on_progress(Progress(name, "leftover", "ended a process that an earlier start had left behind"))
             self._settle_configuration()
+            self._choose_pipeline()
             self._start_all(self._servers)
             self._settings = self._settle_settings()
             others = {name: value for name, value in self._environment.items() if not name.startswith(PREFIX)}
@@ -441,6 +460,14 @@ class Stack:
         elif not self._config_file.exists():
             raise ConfigurationError(f"{self._config_file} does not exist.")
 
+    def _choose_pipeline(self) -> None:
+        if all(service.is_needed is None for service in self._candidates):
+            return
+        assert self._config_file is not None, "the configuration is settled"
+        configured = configuration.read(self._config_file)
+        self._pipeline = tuple(service for service in self._candidates if service.is_needed is None or service.is_needed(configured))
+        self._by_name = {service.name: service for service in (*self._servers, *self._pipeline)}
+
     def _settle_settings(self) -> Settings:
         """What the environment says, and the addresses."""
         given = {name: value for name, value in self._environment.items() if name.startswith(PREFIX)}
@@ -467,8 +494,9 @@ class Stack:
             settings = replace(settings, worker_urls=http["worker"].url, http_port=http["worker"].port)
         if "ingress" in http:
             settings = replace(settings, ingress_port=http["ingress"].port)
-        if "sink-webhooks" in http:
-            settings = replace(settings, sink_urls=http["sink-webhooks"].url)
+        sinks = [http[name].url for name in ("sink-webhooks", "sink-connectors") if name in http]
+        if sinks:
+            settings = replace(settings, sink_urls=",".join(sinks))
         return settings
 
     def _secrets(self) -> dict[str, str]:

@@ -108,9 +108,9 @@ def scheduler() -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(["webhooks", "redis", "clickhouse"]))
+@click.argument("name", type=click.Choice(["webhooks", "redis", "clickhouse", "connectors"]))
 def sink(name: str) -> None:
-    """Bring results to the outside: webhooks, redis or clickhouse."""
+    """Bring results to the outside: webhooks, redis, clickhouse or connectors."""
     from sinks.main import run_sink
 
     async def start(settings: object, configuration: object, stop: asyncio.Event) -> None:

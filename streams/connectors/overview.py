@@ -9,7 +9,8 @@ import orjson
 from schemas.codec import Codec
 from schemas.records import SourceProgress
 from streams.configuration import Configuration
-from streams.connectors.contract import Connector, Option, Options, Source, Target
+from streams.connectors import ways
+from streams.connectors.contract import Connector, Option, Options, Poll, Source, Target
 from streams.connectors.registry import CONNECTORS
 from streams.connectors.running.progress import Name, lag_ms, nothing, now_ms, read
 from streams.ingress.commands import format_time
@@ -39,11 +40,9 @@ def _ways(source: Source, known: Mapping[Name, SourceProgress], at_ms: int) -> I
     connector = CONNECTORS[source.kind]
     if connector.push is not None and source.options.get("secret", HIDDEN):  # Without a secret, none is taken.
         yield _row(source, "webhooks", "", None, at_ms)
-    for way, feeds in (("poll", connector.polls), ("stream", connector.streams)):
-        for feed, one in feeds.items():
-            if one.is_wanted(source):
-                name = (source.name, feed)
-                yield _row(source, way, feed, known.get(name) or nothing(name), at_ms)
+    for feed, one in ways.wanted(source):
+        name = (source.name, feed)
+        yield _row(source, "poll" if isinstance(one, Poll) else "stream", feed, known.get(name) or nothing(name), at_ms)
 
 
 def _row(source: Source, way: str, feed: str, record: SourceProgress | None, at_ms: int) -> Row:

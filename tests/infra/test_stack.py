@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from infra.processes import StartAborted, StartError, identity
 from infra.service import State
 from infra.stack import HomeInUse, Process, Progress, Stack
 from streams import settings as settings_module
+from streams.configuration import Configuration
 from streams.errors import ConfigurationError
 from tests.waiting import wait_until
 
@@ -171,6 +172,12 @@ def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     # The home is free again, and the same stack may be started again.
     with pytest.raises(StartError):
         failing.start()
+
+
+@pytest.mark.parametrize(("is_needed", "running"), [(lambda configured: bool(configured.sources), True), (lambda configured: False, False)])
+def test_a_process_with_nothing_to_do_is_not_started(tmp_path: Path, is_needed: Callable[[Configuration], bool], running: bool) -> None:
+    with without_servers(tmp_path, stub("worker"), replace(stub("sink-redis"), is_needed=is_needed)) as made:
+        assert [service.name for service in made.services if service.state is State.READY] == ["worker", *["sink-redis"] * running]
 
 
 def test_a_start_can_be_aborted(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from aiohttp import web
 from sinks.schedule import Schedule
 from streams import metrics, observability, topics
 from streams.configuration import Configuration
-from streams.connectors.contract import Source
+from streams.connectors import ways
+from streams.connectors.contract import Poll, Source
 from streams.connectors.exchange import Exchange, connect
 from streams.connectors.registry import CONNECTORS
 from streams.connectors.running import poller, progress, streamer
@@ -39,13 +40,8 @@ RunFeed = Callable[[Feed], Awaitable[None]]
 
 def feeds_of(source: Source) -> Iterator[tuple[Name, RunFeed]]:
     """Polls and streams of a source that its options want."""
-    connector = CONNECTORS[source.kind]
-    for name, poll in connector.polls.items():
-        if poll.is_wanted(source):
-            yield (source.name, name), partial(poller.run, poll=poll)
-    for name, stream in connector.streams.items():
-        if stream.is_wanted(source):
-            yield (source.name, name), partial(streamer.run, stream=stream)
+    for feed, one in ways.wanted(source):
+        yield (source.name, feed), partial(poller.run, poll=one) if isinstance(one, Poll) else partial(streamer.run, stream=one)
 
 
 async def run(settings: Settings, configuration: Configuration, stop: asyncio.Event) -> None:
