@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENVIRONMENT_EXTRAS := embedded,registry,charts,test
 
-.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-mirror bench-sync lint up clean generate
+.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-explain bench-mirror bench-sync lint up clean generate
 
 $(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -46,6 +46,9 @@ bench: $(VENV)/ready         ## the engine beside its peers and beside bare loop
 
 bench-deliveries: $(VENV)/ready ## what webhooks can do beside a bare loop, and beside destinations that never answer; ARGS="--quick" is short
 	$(BIN)/python -m tests.bench.deliveries $(ARGS)
+
+bench-explain: $(VENV)/ready   ## how long `loyalty explain` takes among ten million entries; a quarter of an hour; ARGS="--entries 200000" is short
+	$(BIN)/python -m tests.bench.explain $(ARGS)
 
 bench-mirror: $(VENV)/ready    ## the ClickHouse mirror beside a bare loop of the same inserts; ARGS="--quick" is short, "--load 1000" adds the lag
 	$(BIN)/python -m tests.bench.mirror $(ARGS)

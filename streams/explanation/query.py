@@ -10,31 +10,31 @@ from streams.history import Conditions, Query
 COMMANDS_MAX = 20
 STEPS_MAX = 200  # Of one kind, of one command.
 LINKED_MAX = 1000
-RELATED_MAX = 20
 DEAD_LETTERS_MAX = 20
 
 Values = Mapping[str, str | Sequence[str]]
 
-_MEMBER = "program_id = {program:String} AND member_id = {member:String}"
-_MEMBERS = "program_id = {program:String} AND member_id IN {members:Array(String)}"
-_LAST = f" LIMIT {STEPS_MAX}"
+_MEMBERS = "program_id IN {programs:Array(String)} AND member_id IN {members:Array(String)}"
+_OF_COMMANDS = f"{_MEMBERS} AND %s IN {{commands:Array(String)}}"
+_LAST = f"LIMIT {STEPS_MAX} BY program_id, %s"
 STEPS = {
-    "sync_audit": f"SELECT * FROM sync_audit FINAL WHERE {_MEMBERS} AND command_id = {{command:String}} ORDER BY recorded_at, source_offset{_LAST}",
+    "sync_audit": f"FROM sync_audit FINAL WHERE {_OF_COMMANDS % 'command_id'} ORDER BY recorded_at, source_offset {_LAST % 'command_id'}",
     "ledger_entries": (
-        f"SELECT * FROM ledger_entries FINAL WHERE {_MEMBERS} AND transaction_id = {{command:String}} ORDER BY recorded_at, member_id, entry_sequence{_LAST}"
+        f"FROM ledger_entries FINAL WHERE {_OF_COMMANDS % 'transaction_id'} ORDER BY recorded_at, member_id, entry_sequence {_LAST % 'transaction_id'}"
     ),
-    "loyalty_events": (
-        f"SELECT * FROM loyalty_events FINAL WHERE {_MEMBERS} AND command_id = {{command:String}} ORDER BY recorded_at, member_id, sequence{_LAST}"
-    ),
+    "loyalty_events": f"FROM loyalty_events FINAL WHERE {_OF_COMMANDS % 'command_id'} ORDER BY recorded_at, member_id, sequence {_LAST % 'command_id'}",
 }  # fmt: skip
-"""Table -> its rows of one command, in the order in which they came about."""
+"""Table -> its rows of some commands, in the order in which they came about."""
 DELIVERIES = {
     "delivery_attempts": (
         "SELECT * EXCEPT (request_headers, request_body, response_headers, response_body) FROM delivery_attempts"
-        f" WHERE hasAny(event_ids, {{events:Array(String)}}) ORDER BY started_at, attempt_id, mirrored_at DESC LIMIT 1 BY attempt_id{_LAST}"
+        " WHERE hasAny(event_ids, {events:Array(String)}) ORDER BY started_at, attempt_id, mirrored_at DESC LIMIT 1 BY attempt_id"
+        f" LIMIT {COMMANDS_MAX * STEPS_MAX}"
     ),
-    "delivery_audit": f"SELECT * FROM delivery_audit FINAL WHERE {_MEMBERS} AND event_id IN {{events:Array(String)}} ORDER BY ended_at{_LAST}",
-}
+    "delivery_audit": (
+        f"SELECT * FROM delivery_audit FINAL WHERE {_MEMBERS} AND event_id IN {{events:Array(String)}} ORDER BY ended_at LIMIT {STEPS_MAX} BY event_id"
+    ),
+}  # fmt: skip
 """Table -> its rows of some events."""
 _FINDERS = (
     "SELECT program_id, member_id, command_id, correlation_id, recorded_at FROM sync_audit WHERE command_id = {id:String}",
@@ -97,53 +97,33 @@ def linked(command_ids: Sequence[str]) -> Query:
     return _newest(found, {"commands": command_ids}, (), LINKED_MAX)
 
 
-def step(table: str, program_id: str, members: Sequence[str], command_id: str) -> Query:
-    return Query(STEPS[table], {"program": program_id, "members": members, "command": command_id})
+def steps(table: str, whose: Values) -> Query:
+    """`whose`: programs, members, commands. What other commands of these members and programmes have the same names comes along."""
+    return Query(f"SELECT * {STEPS[table]}", whose)
 
 
-def deliveries(table: str, program_id: str, members: Sequence[str], event_ids: Sequence[str]) -> Query:
-    return Query(DELIVERIES[table], {"program": program_id, "members": members, "events": event_ids})
+def deliveries(table: str, whose: Values, event_ids: Sequence[str]) -> Query:
+    return Query(DELIVERIES[table], {**whose, "events": event_ids})
 
 
-_BY_EVENT = (
-    "SELECT '{relation}' AS relation, member_id, command_id, toString(kind) AS kind, points_delta AS points, recorded_at AS at FROM loyalty_events FINAL"
-    f" WHERE {_MEMBER} AND command_id != {{command:String}} AND {{column}} IN"
-    f" (SELECT {{column}} FROM loyalty_events WHERE {_MEMBER} AND command_id = {{command:String}} AND {{column}} IS NOT NULL)"
-)
-_BY_ENTRY = (
-    f"SELECT '{{relation}}' AS relation, member_id, {{other}} AS command_id, toString(kind) AS kind, {{points}} AS points, recorded_at AS at"
-    f" FROM ledger_entries FINAL WHERE {_MEMBER} AND {{condition}}"
-)
-
-
-def _filled(text: str, **words: str) -> str:
-    for name, word in words.items():
-        text = text.replace(f"{{{name}}}", word)
-    return text
-
-
-_COMMAND = "{command:String}"
-_RELATED = " UNION ALL ".join((
-    _filled(_BY_ENTRY, relation="reversed by", other="transaction_id", points="points_delta", condition=f"reverses_transaction_id = {_COMMAND}"),
-    _filled(_BY_ENTRY, relation="reverses", other="assumeNotNull(reverses_transaction_id)", points="points_delta",
-            condition=f"transaction_id = {_COMMAND} AND reverses_transaction_id IS NOT NULL"),
-    _filled(_BY_ENTRY, relation="points moved by", other="transaction_id",
-            points=f"if(points_delta < 0, -1, 1) * arraySum(arrayMap(lot -> if(lot.1 = {_COMMAND}, lot.2, 0), lots))",
-            condition=f"transaction_id != {_COMMAND} AND ifNull(reverses_transaction_id, '') != {_COMMAND} AND has(lots.lot_id, {_COMMAND})"),
-    _filled(_BY_ENTRY, relation="points came from", other="(arrayJoin(lots) AS lot).1", points="lot.2",
-            condition=f"transaction_id = {_COMMAND} AND points_delta < 0"),
-    _filled(_BY_EVENT, relation="same hold", column="hold_id"),
-    _filled(_BY_EVENT, relation="same voucher", column="voucher_code"),
-))  # fmt: skip
-
-
-def related(program_id: str, member_id: str, command_id: str) -> Query:
-    """relation, member_id, command_id, kinds, points, at: other commands that moved the same points, or ended the same hold or voucher."""
+def points_of(whose: Values) -> Query:
+    """Entries that took these commands back, or moved points of lots that they made."""
     sql = (
-        "SELECT relation, member_id, command_id, groupUniqArray(kind) AS kinds, sum(points) AS points, min(at) AS at"
-        f" FROM ({_RELATED}) WHERE command_id != {_COMMAND} GROUP BY relation, member_id, command_id ORDER BY at, command_id LIMIT {RELATED_MAX}"
+        "SELECT program_id, member_id, transaction_id, reverses_transaction_id, kind, points_delta, lots, recorded_at FROM ledger_entries FINAL"
+        f" WHERE {_MEMBERS} AND (reverses_transaction_id IN {{commands:Array(String)}} OR hasAny(lots.lot_id, {{commands:Array(String)}}))"
+        f" AND transaction_id NOT IN {{commands:Array(String)}} ORDER BY recorded_at, entry_sequence LIMIT {LINKED_MAX}"
     )
-    return Query(sql, {"program": program_id, "member": member_id, "command": command_id})
+    return Query(sql, whose)
+
+
+def ends_of(whose: Values, holds: Sequence[str], vouchers: Sequence[str]) -> Query:
+    """Events of the same holds and vouchers."""
+    sql = (
+        "SELECT program_id, member_id, command_id, kind, movement, points_delta, hold_id, voucher_code, recorded_at FROM loyalty_events FINAL"
+        f" WHERE {_MEMBERS} AND (hold_id IN {{holds:Array(String)}} OR voucher_code IN {{vouchers:Array(String)}})"
+        f" ORDER BY recorded_at, sequence LIMIT {LINKED_MAX}"
+    )
+    return Query(sql, {**whose, "holds": holds, "vouchers": vouchers})
 
 
 def dead_letters(key: str) -> Query:

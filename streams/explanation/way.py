@@ -17,6 +17,7 @@ from streams.domain.identities import is_address, parts_of
 from streams.explanation import query
 from streams.explanation.log import COMMAND, DELIVERED, IDENTIFIERS, MIRRORED, RECORDS_MAX, Behind
 from streams.explanation.member import member, waits_for
+from streams.explanation.related import NAMED, related
 from streams.explanation.sources import HISTORY, LOG, TABLE, Row, Sources
 
 DECISIONS = tuple(name for name in MIRRORED if name not in DELIVERED)
@@ -88,7 +89,7 @@ async def explain(sources: Sources, identifier: str, programs: Collection[str], 
         found = _together(await sources.history(query.renamed(identifier, programs, limit)))
     ways = [way for way in await _linked(sources, found) if not programs or way.program_id in programs][:limit]
     await _fill(sources, ways, behind)
-    related = await asyncio.gather(*(_related(sources, way) for way in ways))
+    others = await _related(sources, ways)
     stored = await _stored(sources, ways)
     waiting = [row for row in waiting if not programs or row["program_id"] in programs]
     # A record that cannot be read belongs to no programme that could be looked at.
@@ -97,7 +98,7 @@ async def explain(sources: Sources, identifier: str, programs: Collection[str], 
     _tell_what_was_cut(sources, behind)
     return {
         "id": identifier, "mirrored_until_ms": next(iter(until[0].values())) if until else None, "not_reached": sources.not_reached,
-        "ways": [_shown(*one) for one in zip(ways, related, stored, strict=True)], "members": members, "waiting": waiting, "given_up": given_up,
+        "ways": [_shown(*one) for one in zip(ways, others, stored, strict=True)], "members": members, "waiting": waiting, "given_up": given_up,
     }  # fmt: skip
 
 
@@ -200,34 +201,61 @@ async def _members(sources: Sources, identifier: str, programs: Collection[str])
 
 
 async def _fill(sources: Sources, ways: Sequence[Way], behind: Behind) -> None:
-    await asyncio.gather(*(_from_history(sources, way) for way in ways))
+    await _from_history(sources, ways)
     keys = {member_key(way.program_id, name) for way in ways for name in way.members if not name.startswith(ADDRESS_MARK)}
     own = {sources.log.partition_of(key) for key in keys}
     part = Behind({place: bounds for place, bounds in behind.ranges.items() if place[1] in own})
     for tables in (DECISIONS, DELIVERED):
         event_ids = {event_id for way in ways for event_id in way.event_ids} if tables is DELIVERED else ()
-        new = await sources.of_log(sources.log.rows, part, tables, keys, event_ids, otherwise=NewRows())
-        for way in ways:
-            for table, rows in new.items():
-                way.add(table, (row for row in rows if way.owns(table, row)))
+        _share(ways, await sources.of_log(sources.log.rows, part, tables, keys, event_ids, otherwise=NewRows()))
 
 
-async def _from_history(sources: Sources, way: Way) -> None:
-    entries = await sources.history(query.step("ledger_entries", way.program_id, way.members, way.command_id))
-    if others := {row["counter_member_id"] for row in entries if row["counter_member_id"]} - set(way.members):
+async def _from_history(sources: Sources, ways: Sequence[Way]) -> None:
+    """All ways at once: a question costs more than its rows."""
+    if not ways:
+        return
+    _share(ways, {"ledger_entries": await sources.history(query.steps("ledger_entries", _whose(ways)))})
+    joined = False
+    for way in ways:
+        others = {row["counter_member_id"] for row in way.rows["ledger_entries"] if row["counter_member_id"]} - set(way.members)
         way.members += sorted(others)[: MEMBERS_MAX - len(way.members)]
-        entries = await sources.history(query.step("ledger_entries", way.program_id, way.members, way.command_id))
-    way.add("ledger_entries", entries)
-    for table in ("sync_audit", "loyalty_events"):
-        way.add(table, await sources.history(query.step(table, way.program_id, way.members, way.command_id)))
-    if event_ids := way.event_ids:
-        for table in DELIVERED:
-            way.add(table, await sources.history(query.deliveries(table, way.program_id, way.members, event_ids)))
+        joined |= bool(others)
+    rest = DECISIONS if joined else tuple(table for table in DECISIONS if table != "ledger_entries")
+    for table, rows in zip(rest, await asyncio.gather(*(sources.history(query.steps(table, _whose(ways))) for table in rest)), strict=True):
+        _share(ways, {table: rows})
+    if event_ids := [event_id for way in ways for event_id in way.event_ids]:
+        found = await asyncio.gather(*(sources.history(query.deliveries(table, _whose(ways), event_ids)) for table in DELIVERED))
+        _share(ways, dict(zip(DELIVERED, found, strict=True)))
 
 
-async def _related(sources: Sources, way: Way) -> list[Row]:
-    found = await asyncio.gather(*(sources.history(query.related(way.program_id, name, way.command_id)) for name in way.members))
-    return sorted((row for rows in found for row in rows), key=lambda row: str(row["at"]))
+def _whose(ways: Sequence[Way]) -> dict[str, list[str]]:
+    return {
+        "programs": sorted({way.program_id for way in ways}), "members": sorted({name for way in ways for name in way.members}),
+        "commands": sorted({way.command_id for way in ways}),
+    }  # fmt: skip
+
+
+def _share(ways: Sequence[Way], found: Mapping[str, Sequence[Row]]) -> None:
+    for way in ways:
+        for table, rows in found.items():
+            way.add(table, (row for row in rows if way.owns(table, row)))
+
+
+async def _related(sources: Sources, ways: Sequence[Way]) -> list[list[Row]]:
+    """For each way the other commands that moved the same points, or are about the same hold or voucher."""
+    if not ways:
+        return []
+    told = [row for way in ways for row in way.rows["loyalty_events"]]
+    holds, vouchers = (sorted({row[name] for row in told if row[name]}) for name in NAMED)
+    entries, events = await asyncio.gather(
+        sources.history(query.points_of(_whose(ways))), sources.history(query.ends_of(_whose(ways), holds, vouchers)) if holds or vouchers else _none()
+    )  # fmt: skip
+    entries += [row for way in ways for row in way.rows["ledger_entries"]]
+    return [related(way.command_id, way.members, way.rows["ledger_entries"], way.rows["loyalty_events"], entries, events) for way in ways]
+
+
+async def _none() -> list[Row]:
+    return []
 
 
 async def _stored(sources: Sources, ways: Sequence[Way]) -> list[list[Row]]:
@@ -261,7 +289,7 @@ def _tell_what_was_cut(sources: Sources, behind: Behind) -> None:
 # The document.
 
 
-def _shown(way: Way, related: list[Row], stored: Sequence[Row]) -> Row:
+def _shown(way: Way, others: list[Row], stored: Sequence[Row]) -> Row:
     raw = [*_steps(way), *(_step("stored", row["at"], row, LOG) for row in stored)]
     raw.sort(key=lambda one: (_moment(one["at"]), STEPS.index(one["step"])))
     times = [_moment(one["at"]) for one in raw]
@@ -271,7 +299,7 @@ def _shown(way: Way, related: list[Row], stored: Sequence[Row]) -> Row:
     ends = [at for at, one in zip(times, raw, strict=True) if one["step"] != "mirrored"]
     return {
         "program_id": way.program_id, "member_id": way.members[0], "members": way.members, "command_id": way.command_id,
-        "waits_for": _waits_for(way), "total_ms": _ms(ends[-1] - ends[0]) if ends else 0, "steps": raw, "related": related,
+        "waits_for": _waits_for(way), "total_ms": _ms(ends[-1] - ends[0]) if ends else 0, "steps": raw, "related": others,
     }  # fmt: skip
 
 
