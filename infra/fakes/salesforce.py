@@ -69,6 +69,8 @@ class SalesforceFake(FakeServer):
         self.bus = PubSubFake(host, keep_alive_s=keep_alive_s, is_good=self.is_good)
         self.bus.add_topic(TOPIC)
         self.commit_number = 10_716_283_339_000
+        self.enriches = False
+        """Whether changes say the member's number, though it has not changed."""
         self.locators: dict[str, list[dict[str, Any]]] = {}
 
     def add_routes(self, app: web.Application) -> None:
@@ -134,7 +136,9 @@ class SalesforceFake(FakeServer):
             "transactionKey": transaction_key or str(uuid.uuid4()), "sequenceNumber": sequence, "commitTimestamp": int(time.time() * 1000),
             "commitNumber": self.commit_number,
         }  # fmt: skip
-        await self.bus.publish(TOPIC, CONTACT_CHANGE_EVENT, change_event(CONTACT_CHANGE_EVENT, header, fields))
+        contact = self.contacts.get(header["recordIds"][0]) if self.enriches and kind in ("UPDATE", "DELETE") and header["recordIds"] else None
+        enrichment = {KEY: contact[KEY]} if contact and contact.get(KEY) and KEY not in fields else {}
+        await self.bus.publish(TOPIC, CONTACT_CHANGE_EVENT, change_event(CONTACT_CHANGE_EVENT, header, fields, enrichment))
         return header
 
     def contact_of(self, number: str) -> dict[str, Any]:

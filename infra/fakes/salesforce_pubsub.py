@@ -86,9 +86,12 @@ def encode(schema: Mapping[str, Any], record: Mapping[str, Any]) -> bytes:
     return stream.getvalue()
 
 
-def change_event(schema: Mapping[str, Any], header: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of the schema from a header and fields by name (FirstName or Name.FirstName); None: the field was nulled. Bitmaps are made."""
-    record: dict[str, Any] = {field["name"]: None for field in schema["fields"]}
+def change_event(
+    schema: Mapping[str, Any], header: Mapping[str, Any], changed: Mapping[str, Any], enrichment: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """A record of the schema from a header and fields by name (FirstName or Name.FirstName); None: the field was nulled. Bitmaps are made.
+    `enrichment`: top-level fields that are said though they have not changed."""
+    record: dict[str, Any] = {field["name"]: None for field in schema["fields"]} | dict(enrichment)
     marks: dict[str, Counter[int | None]] = {"nulledFields": Counter(), "changedFields": Counter()}
     for name, value in changed.items():
         place, parent, inner = _place(schema, name)

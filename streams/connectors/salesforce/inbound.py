@@ -89,10 +89,21 @@ class Progress:
     def see(self, change: changes.Change) -> None:
         self.commit, self.at_ms = max(self.commit, change.commit_number), max(self.at_ms, change.committed_at_ms)
 
-    def resync(self, source: Source) -> Hint:
-        """At all that was modified since the last change: newer than that one, older than the next."""
+    def resync_since_ms(self, topic: str, source: Source) -> int | None:
+        """What the first that comes on the topic makes necessary: all records that were modified since are read; 0: whenever. None: nothing.
+
+        Before that, nobody would notice if events ran out of the bus while it is out of reach.
+        """
+        place = self.replay.get(topic)
+        if place or topic not in source.options["change_topics"]:
+            return None
+        if place is None:
+            return 0 if source.options["resync_at_start"] else None
+        return max(0, self.at_ms - changes.REACH_BACK_MS)
+
+    def resync(self, since_ms: int, source: Source) -> Hint:
+        """Newer than all changes so far, older than the next one."""
         self.commit += 1
-        since_ms = self.at_ms - changes.REACH_BACK_MS if self.at_ms else 0
         return changes.everything(source, since_ms, members.version(self.commit, sequence=0))
 
     def cursor(self) -> Cursor:
@@ -112,8 +123,6 @@ async def listen(source: Source, cursor: Cursor, tokens: Tokens) -> AsyncIterato
     from streams.connectors.salesforce import pubsub  # What it needs takes time to load, and few processes use it.
 
     options, progress = source.options, Progress(cursor)
-    if not cursor and options["resync_at_start"]:
-        yield Found(hints=(progress.resync(source),), cursor=progress.cursor())
     preset = pubsub.LATEST if options["first_read"] == "latest" else pubsub.EARLIEST
     token = await tokens.get()
     instance_url, tenant_id = token.base_url or options["base_url"], options["tenant_id"] or api.tenant_id(token)
@@ -136,10 +145,9 @@ def _expired(topic: str, progress: Progress, source: Source) -> Found:
     if progress.replay.get(topic) == b"":
         raise UnavailableError(f"{topic}: Salesforce refuses the replay id, and the oldest event, too")
     progress.replay[topic] = b""
-    alert = f"REPLAY_EXPIRED: {topic} begins again at the oldest event that there is"
-    if topic not in source.options["change_topics"]:
-        return Found(alert=f"{alert}; platform events before it are lost", cursor=progress.cursor())
-    return Found(hints=(progress.resync(source),), alert=f"{alert}; all records that were modified since are read", cursor=progress.cursor())
+    is_of_records = topic in source.options["change_topics"]
+    rest = "all records that were modified since are read" if is_of_records else "platform events before it are lost"
+    return Found(alert=f"REPLAY_EXPIRED: {topic} begins again at the oldest event that there is; {rest}", cursor=progress.cursor())
 
 
 async def _found(response: "Response", client: "Client", progress: Progress, source: Source) -> Found:
@@ -150,6 +158,7 @@ async def _found(response: "Response", client: "Client", progress: Progress, sou
     hints: list[Hint] = []
     parked: list[Parked] = []
     newest_ms = 0
+    resync_since_ms = progress.resync_since_ms(response.topic, source)
     for event in response.events:
         try:
             payload = pubsub.json_form(event.payload, await client.schema(event.schema_id))
@@ -169,6 +178,8 @@ async def _found(response: "Response", client: "Client", progress: Progress, sou
         hints += meant.hints
     if response.replay_id:
         progress.replay[response.topic] = response.replay_id
+        if resync_since_ms is not None:
+            hints.append(progress.resync(resync_since_ms, source))
     return Found(commands=tuple(found), hints=tuple(hints), parked=tuple(parked), cursor=progress.cursor(), source_time_ms=newest_ms or None)
 
 
