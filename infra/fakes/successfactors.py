@@ -1,22 +1,30 @@
-"""A tenant like SAP SuccessFactors': OAuth by SAML assertions, users, and upserts whose records fail one by one in a 200.
+"""A tenant like SAP SuccessFactors': OAuth by SAML assertions, users and jobs, upserts whose records fail one by one in a 200, events by SOAP.
 
     tenant = SuccessFactorsFake(certificate=pem)
     await tenant.start()
     tenant.hire("10042")
     tenant.codes["10042"].append(409)
+    tenant.leave("10042", last_day=date(2026, 11, 21))
+    await tenant.push("http://127.0.0.1:8080/v1/webhooks/successfactors", "password", TERMINATION, "10042")
 """
 
 import base64
 import re
+import time
+import uuid
 from collections import defaultdict, deque
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import orjson
 from aiohttp import web
 
 from infra.fakes.server import FakeServer
 
 UPSERT_MAX = 1000
+PAGE_SIZE = 100
+HIRE, TERMINATION = "AssignmentInformation.Hire", "AssignmentInformation.Termination"
 NAME_ID = "{urn:oasis:names:tc:SAML:2.0:assertion}NameID"
 
 
@@ -38,10 +46,40 @@ class SuccessFactorsFake(FakeServer):
     def add_routes(self, app: web.Application) -> None:
         app.router.add_post("/oauth/token", self._token)
         app.router.add_get("/odata/v2/User", self.can_fail("read", self._users))
+        app.router.add_get("/odata/v2/EmpJob", self.can_fail("read", self._jobs))
         app.router.add_post("/odata/v2/upsert", self.can_fail("write", self._upsert))
 
+    # HR's side.
+
     def hire(self, user_id: str, **fields: Any) -> None:
-        self.users[user_id] = {"userId": user_id, "status": "t"} | fields
+        self.users[user_id] = {"userId": user_id, "status": "t", "hired_on": date(2026, 1, 5), "modified_at_ms": _now_ms()} | fields
+
+    def leave(self, user_id: str, *, last_day: date) -> None:
+        is_over = last_day < datetime.now(UTC).date()
+        self.users[user_id] |= {"last_day": last_day, "status": "f" if is_over else "t", "modified_at_ms": _now_ms()}
+
+    async def push(self, endpoint_url: str, password: str, kind: str, user_id: str, *, repost: bool = False) -> int:
+        """An event of Intelligent Services; the status that it is answered with."""
+        user = self.users[user_id]
+        day = user["last_day"] + timedelta(days=1) if kind == TERMINATION else user["hired_on"]
+        published = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        body = (
+            '<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body>'
+            '<ns3:ExternalEvent xmlns:ns3="http://notification.event.successfactors.com"><ns3:externalEventMeta>'
+            f"<ns3:externalEventId>{uuid.uuid4()}</ns3:externalEventId><ns3:type>com.successfactors.Employment.{kind}</ns3:type>"
+            f"<ns3:publishedAt>{published}</ns3:publishedAt><ns3:publishedBy>hradmin</ns3:publishedBy><ns3:effective>current</ns3:effective>"
+            f"<ns3:repost>{str(repost).lower()}</ns3:repost></ns3:externalEventMeta><ns3:events><ns3:event><ns3:eventId>1</ns3:eventId>"
+            f"<ns3:entityType>EmploymentInformation</ns3:entityType><ns3:effectiveStartDate>{day}</ns3:effectiveStartDate>"
+            f"<ns3:publishedAt>{published}</ns3:publishedAt><ns3:entityKeys><entityKey><name>userId</name><value>{user_id}</value></entityKey>"
+            "</ns3:entityKeys></ns3:event></ns3:events></ns3:ExternalEvent></soapenv:Body></soapenv:Envelope>"
+        ).encode()
+        headers = {
+            "Content-Type": "text/xml; charset=utf-8", "Authorization": "Basic " + base64.b64encode(f"sf:{password}".encode()).decode(),
+        }  # fmt: skip
+        async with aiohttp.ClientSession() as session, session.post(endpoint_url, data=body, headers=headers) as response:
+            return response.status
+
+    # The tenant's side.
 
     async def _token(self, request: web.Request) -> web.Response:
         self.requests["token"] += 1
@@ -73,6 +111,23 @@ class SuccessFactorsFake(FakeServer):
         found = [{"userId": user["userId"]} for name, user in self.users.items() if name.lower() in asked]
         return web.json_response({"d": {"results": found}})
 
+    async def _jobs(self, request: web.Request) -> web.Response:
+        if not self.is_authorized(request):
+            return _error(401, "LGN0022", "Authentication credentials are required")
+        wanted = request.query.get("$filter", "")
+        since = re.search(r"lastModifiedDateTime ge datetimeoffset'([^']+)'", wanted)
+        since_ms = 0 if since is None else int(datetime.fromisoformat(since[1]).timestamp() * 1000)
+        named = re.search(r"userId eq '((?:[^']|'')*)'", wanted)
+        found = [
+            user for name, user in sorted(self.users.items())
+            if user["modified_at_ms"] >= since_ms and (named is None or name == named[1].replace("''", "'"))
+        ]  # fmt: skip
+        start = int(request.query.get("$skiptoken", 0))
+        answer: dict[str, Any] = {"results": [_job(user) for user in found[start : start + PAGE_SIZE]]}
+        if start + PAGE_SIZE < len(found):
+            answer["__next"] = str(request.url.update_query({"$skiptoken": str(start + PAGE_SIZE)}))
+        return web.json_response({"d": answer})
+
     async def _upsert(self, request: web.Request) -> web.Response:
         if not self.is_authorized(request):
             return _error(401, "LGN0022", "Authentication credentials are required")
@@ -99,6 +154,29 @@ class SuccessFactorsFake(FakeServer):
             "key": f"{entity}/externalCode={key}", "status": "OK" if code == 200 else "ERROR", "editStatus": "UPSERTED" if code == 200 else None,
             "message": None if code == 200 else f"The record is not taken with the index {index}", "index": index, "httpCode": code, "inlineResults": None,
         }  # fmt: skip
+
+
+def _job(user: dict[str, Any]) -> dict[str, Any]:
+    last_day = user.get("last_day")
+    return {
+        "userId": user["userId"], "lastModifiedDateTime": f"/Date({user['modified_at_ms']}+0000)/",
+        "emplStatusNav": {"externalCode": "A" if user["status"] == "t" else "T"},
+        "userNav": {
+            "status": user["status"], "firstName": user.get("firstName", "Ada"), "lastName": user.get("lastName", "Example"),
+            "email": f"{user['userId']}@example.com",
+        },
+        "employmentNav": {
+            "startDate": _date(user["hired_on"]), "endDate": None if last_day is None else _date(last_day), "lastDateWorked": None,
+        },
+    }  # fmt: skip
+
+
+def _date(day: date) -> str:
+    return f"/Date({int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000})/"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

@@ -1,4 +1,6 @@
 import json
+import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -8,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.fakes.successfactors import SuccessFactorsFake
 from schemas.records import Enrolment, MemberStatus, ProfileChange
 from streams.connectors import xml
 from streams.connectors.contract import Answer, Delivery, Hint, Source
 from streams.connectors.successfactors import inbound
 from streams.errors import ContractError
-from tests.connectors.support import NOW_MS, commands_in, cursor_of, polled
+from tests.connectors.support import NOW_MS, commands_in, cursor_of, poll_fake, polled
 
 TERMINATION = (Path(__file__).parent / "payloads/termination.xml").read_bytes()
 OPTIONS = {
@@ -191,3 +194,31 @@ def test_any_answer_is_read_parked_or_refused(body: bytes) -> None:
         polled(inbound.poll(source(), {}, NOW_MS), [Answer(status=200, body=body)])
     except ContractError:
         pass
+
+
+# With the tenant.
+
+
+async def test_changes_of_a_tenant_arrive() -> None:
+    tenant = SuccessFactorsFake()
+    await tenant.start()
+    try:
+        for number in range(150):
+            tenant.hire(f"1{number:04}")
+        headers = {"Authorization": f"Bearer {tenant.new_token()}"}
+        found = await poll_fake(tenant, inbound.poll(source(), {}, now_ms()), headers)
+        assert len(commands_in(found)) == 300 and len(found) == 2
+        tenant.leave("10007", last_day=date.today() - timedelta(days=2))
+        again = await poll_fake(tenant, inbound.poll(source(), cursor_of(found), now_ms()), headers)
+        (change,) = commands_in(again)
+        assert isinstance(change, ProfileChange) and (change.member_id, change.status) == ("10007", MemberStatus.SUSPENDED)
+        hint = Hint(entity_id="10008", kind="rehire", delivery_id="1")
+        assert {command.member_id for command in commands_in(await poll_fake(tenant, inbound.read(source(), hint, b"", NOW_MS), headers))} == {"10008"}
+        with pytest.raises(ContractError, match="401"):
+            await poll_fake(tenant, inbound.poll(source(), {}, now_ms()))
+    finally:
+        await tenant.stop()
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
