@@ -246,7 +246,7 @@ class Stack:
             for service in self._pipeline:
                 service.variables = {**others, **self._variables(self._settings)}
             self._start_all(self._pipeline)
-            self._write_private(self.home / STACK_FILE, self._stack_file())
+            write_private(self.home / STACK_FILE, self._stack_file())
         except BaseException:
             self.stop()
             raise
@@ -456,7 +456,7 @@ class Stack:
         if self._config_file is None:
             self._config_file = self.home / CONFIGURATION_FILE
             if not self._config_file.exists():
-                self._write_private(self._config_file, configuration.render_example(EXAMPLE_FILE.read_text()))
+                write_private(self._config_file, configuration.render_example(EXAMPLE_FILE.read_text()))
         elif not self._config_file.exists():
             raise ConfigurationError(f"{self._config_file} does not exist.")
 
@@ -509,7 +509,7 @@ class Stack:
         made = {name: known.get(name) or secrets.token_urlsafe(32) for name in ("internal_token", "voucher_key")}
         made["destination_keys"] = known.get("destination_keys") or sealing.new_key()
         if made != known:
-            self._write_private(file, json.dumps({**known, **made}, indent=2) + "\n")
+            write_private(file, json.dumps({**known, **made}, indent=2) + "\n")
         return {name.upper(): value for name, value in made.items()}
 
     @staticmethod
@@ -523,14 +523,6 @@ class Stack:
         shown = self.settings.environment().keys() | {f"{PREFIX}{name}" for name in _ADDRESSES}
         shown.discard(f"{PREFIX}HTTP_PORT")
         return "".join(f"{name}={variables[name]}\n" for name in sorted(shown))
-
-    @staticmethod
-    def _write_private(path: Path, text: str) -> None:
-        """Whole or not at all, and never readable by others, not even for a moment."""
-        with _temporary(path) as temporary:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(text)
-            temporary.replace(path)
 
     def _report_download(self, progress: jars.Progress) -> None:
         if self._stopping.is_set():
@@ -550,3 +542,11 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and never readable by others, not even for a moment."""
+    with _temporary(path) as temporary:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        temporary.replace(path)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,13 +19,15 @@ from rich.text import Text
 
 from infra.jars import JarsError
 from infra.processes import StartAborted
-from infra.stack import HomeInUse, Progress, ServiceStatus, Stack
+from infra.stack import HomeInUse, Progress, ServiceStatus, Stack, write_private
+from streams import configuration
 from streams.errors import ConfigurationError, LoyaltyError
 from streams.settings import PREFIX
 
 EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130
 PARTITIONS = 4
+WITH_FAKES_FILE = "with-fakes.toml"
 REFRESH_PER_S = 8
 
 STYLES = {"ready": "green", "failed": "red", "died": "red", "restarting": "yellow", "stopped": "dim", "downloading": "cyan"}
@@ -39,10 +41,43 @@ STYLES = {"ready": "green", "failed": "red", "died": "red", "restarting": "yello
 @click.option("--partitions", envvar=f"{PREFIX}KAFKA_PARTITIONS", default=PARTITIONS, show_default=True, type=click.IntRange(min=1),
               help="Of every topic. Fixed once the topics are there.")  # fmt: skip
 @click.option("--only-servers", is_flag=True, help="Kafka, Valkey and ClickHouse without the pipeline.")
-def up(home: Path, config_file: Path | None, partitions: int, only_servers: bool) -> None:
+@click.option("--with-fakes", is_flag=True, help="Start fake HR systems, PMS and CRM, too, and a configuration that connects all of them.")
+def up(home: Path, config_file: Path | None, partitions: int, only_servers: bool, with_fakes: bool) -> None:
     """Start the embedded stack and the pipeline; stop them with Ctrl-C."""
+    if with_fakes and config_file is not None:
+        raise click.UsageError("--with-fakes brings a configuration of its own: leave --config away")
     console = Console()
     view = _View(console)
+    with _fakes(home, console) if with_fakes else nullcontext(config_file) as configured:
+        _run(console, view, home, configured, partitions, only_servers)
+
+
+@contextmanager
+def _fakes(home: Path, console: Console) -> Iterator[Path]:
+    """Fake systems, and the file that connects them: made anew at each start, because their keys are."""
+    from infra.fakes.registry import EXAMPLE_FILE, Fakes
+
+    fakes = Fakes()
+    try:
+        fakes.start()
+        file = home / WITH_FAKES_FILE
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(file, fakes.render(configuration.render_example(EXAMPLE_FILE.read_text())))
+        table = Table(title="Fake systems", title_justify="left")
+        for column in ("kind", "address"):
+            table.add_column(column)
+        for kind, fake in fakes.running.items():
+            table.add_row(kind, fake.base_url)
+        console.print(table)
+        yield file
+    except ConfigurationError as error:
+        _complain(error)
+        sys.exit(EXIT_CONFIGURATION)
+    finally:
+        fakes.stop()
+
+
+def _run(console: Console, view: "_View", home: Path, config_file: Path | None, partitions: int, only_servers: bool) -> None:
     stack = Stack(
         home, config_file=config_file, pipeline=not only_servers, partitions=partitions, restart=True, on_progress=view.update,
         environment={name: value for name, value in os.environ.items() if name.startswith(PREFIX)},
