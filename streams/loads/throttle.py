@@ -8,8 +8,8 @@ SAMPLES_S = 10.0
 """How far back latencies count."""
 SAMPLES_MIN = 20
 QUIET_S = 3.0
-"""With fewer samples for so long, they are taken as they are."""
-DECREASE, INCREASE = 0.7, 0.1
+"""Live samples are waited for so long."""
+DECREASE, INCREASE, INCREASE_MAX = 0.7, 0.1, 1.0
 AIM = 0.8
 """Of the bound: it is to be held, and what is measured is over when it is known."""
 SAMPLES_MAX = 20_000
@@ -24,20 +24,24 @@ def percentile(values: list[float], percent: float) -> float:
 class _Latencies:
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
+        """When a decision was read, and what its command waited, ms."""
 
     def add(self, at_s: float, latency_ms: float) -> None:
         self._samples.append((at_s, latency_ms))
 
-    def since(self, from_s: float, now_s: float) -> list[float]:
+    def of(self, now_s: float, *, appended_from_s: float = 0.0) -> list[float]:
+        """Of the last seconds, of commands that were appended after that time."""
         while self._samples and self._samples[0][0] < now_s - SAMPLES_S:
             self._samples.popleft()
-        return [latency_ms for at_s, latency_ms in self._samples if at_s > from_s]
+        return [latency_ms for at_s, latency_ms in self._samples if at_s - latency_ms / 1000 > appended_from_s]
 
 
 class Throttle:
-    """Additive up by a tenth, down to seven tenths, by the 99th percentile of the time from the broker's append to the decision.
+    """By the 99th percentile of the time from the broker's append to the decision: down to seven tenths, up by half of the room that is left, by a
+    tenth at least. So it is back within seconds when something else was what live traffic waited for.
 
-    What live traffic waits decides. Where there is too little of it, what the load's own rows wait does: they stand in the same queues.
+    What live traffic waits decides. Where there is too little of it, what the load's own rows wait does: they stand in the same queues, but
+    for longer, because they come many at a time.
     """
 
     def __init__(self, *, bound_ms: float, window_max: int, rate_max_per_s: float | None = None, now_s: float) -> None:
@@ -54,7 +58,7 @@ class Throttle:
 
     def live_p99_ms(self, now_s: float) -> float | None:
         """Of the last seconds; None without live traffic."""
-        samples = self._live.since(now_s - SAMPLES_S, now_s)
+        samples = self._live.of(now_s)
         return percentile(samples, 99) if samples else None
 
     def allowance(self, now_s: float, undecided: int) -> int:
@@ -76,19 +80,22 @@ class Throttle:
 
     def _adapt(self, now_s: float) -> None:
         self._adapted_s = now_s
-        samples = self._live.since(self._changed_s, now_s)
-        waited_s = now_s - self._changed_s
+        # What was appended before the last change tells nothing of the window that is.
+        samples = self._live.of(now_s, appended_from_s=self._changed_s)
         if len(samples) < SAMPLES_MIN:
-            samples += self._own.since(self._changed_s, now_s)
-        if len(samples) < SAMPLES_MIN and waited_s < QUIET_S:
-            return
-        p99_ms = percentile(samples, 99)
-        if samples and p99_ms > self._bound_ms * AIM:
-            self._change(now_s, p99_ms, max(WINDOW_MIN, int(self.window * DECREASE)))
+            is_quiet = not self._live.of(now_s)
+            if not is_quiet and now_s - self._changed_s < QUIET_S:
+                return
+            samples += self._own.of(now_s, appended_from_s=self._changed_s)
+            if len(samples) < SAMPLES_MIN and now_s - self._changed_s < QUIET_S:
+                return
+        aim_ms, p99_ms = self._bound_ms * AIM, percentile(samples, 99)
+        if p99_ms > aim_ms:
+            self._change(now_s, max(WINDOW_MIN, int(self.window * DECREASE)))
         elif samples and self._was_full:
-            self._change(now_s, p99_ms, min(self._window_max, self.window + max(2, int(self.window * INCREASE))))
+            share = min(INCREASE_MAX, max(INCREASE, (aim_ms / max(1.0, p99_ms) - 1) / 2))
+            self._change(now_s, min(self._window_max, self.window + max(2, int(self.window * share))))
         self._was_full = False
 
-    def _change(self, now_s: float, p99_ms: float, window: int) -> None:
-        """What was queued before tells nothing of what another window does: it is decided after so long."""
-        self.window, self._changed_s = window, now_s + p99_ms / 1000
+    def _change(self, now_s: float, window: int) -> None:
+        self.window, self._changed_s = window, now_s

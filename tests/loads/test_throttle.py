@@ -41,6 +41,43 @@ def test_it_gives_way_to_a_bound_that_cannot_be_held_and_comes_back() -> None:
     assert drive(throttle, 120, ms_per_row=0.01, from_s=60.0)[-1] == 500
 
 
+def test_it_is_back_soon_after_a_pause_that_was_not_its_fault() -> None:
+    """The worker stood still: all that waited is decided at once, late."""
+    throttle = Throttle(bound_ms=250, window_max=2_000, now_s=0.0)
+    before = drive(throttle, 60, ms_per_row=0.3)[-1]
+    throttle.allowance(80.0, throttle.window)
+    for number in range(1_000):
+        throttle.note(80.0, 20.0 * number, is_live=True)
+    throttle.allowance(80.6, throttle.window)
+    assert WINDOW_MIN < throttle.window < before
+    assert drive(throttle, 5, ms_per_row=0.3, from_s=80.7)[-1] >= before * 0.8
+
+
+def test_what_the_load_itself_waits_does_not_count_beside_live_traffic() -> None:
+    """Its rows come many at a time, and wait longer than a live command in the same queue does."""
+    throttle = Throttle(bound_ms=250, window_max=2_000, now_s=0.0)
+    for step in range(300):
+        for _ in range(2):
+            throttle.note(step * 0.1, 40.0, is_live=True)
+        for _ in range(20):
+            throttle.note(step * 0.1, 900.0, is_live=False)
+        throttle.allowance(step * 0.1, throttle.window)
+    assert throttle.window == 2_000
+
+
+def test_a_change_is_judged_by_what_was_appended_after_it() -> None:
+    throttle = Throttle(bound_ms=250, window_max=2_000, now_s=0.0)
+    for number in range(60):
+        throttle.note(1.0, 900.0 if number % 2 else 5.0, is_live=True)
+    throttle.allowance(1.0, WINDOW_FIRST)
+    smaller = throttle.window
+    assert smaller < WINDOW_FIRST
+    for number in range(60):
+        throttle.note(1.6, 700.0, is_live=True)  # Appended before the window was smaller.
+    throttle.allowance(1.6, smaller)
+    assert throttle.window == smaller
+
+
 def test_a_window_that_is_not_full_does_not_grow() -> None:
     """What was not sent tells nothing of what more would do."""
     throttle = Throttle(bound_ms=250, window_max=2_000, now_s=0.0)
