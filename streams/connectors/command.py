@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sinks.connectors.command import COMMANDS
 from streams.command_line import failures_told, print_table
 from streams.errors import LoyaltyError
 
@@ -30,6 +31,10 @@ def connectors(context: click.Context, as_json: bool) -> None:
     """Connected systems: how they fare. Without a command: all of them."""
     if context.invoked_subcommand is None:
         _list(as_json)
+
+
+for _command in COMMANDS:
+    connectors.add_command(_command)
 
 
 @connectors.command("list")

@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 from aiokafka.partitioner import murmur2
-from confluent_kafka import KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
 from schemas.records import SourceProgress
 from sinks.schedule import Schedule
-from streams import kafka, topics
+from streams import topics
+from streams.compacted import read_newest
 from streams.connectors.contract import Budget, Cursor, Found
 from streams.errors import ContractError, UnavailableError
 from streams.ingress.publisher import Publisher
@@ -27,9 +27,6 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ASK_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 30.0
-BATCH_RECORDS = 1000
 TEXT_CHARACTERS_MAX = 500
 
 Name = tuple[str, str]
@@ -67,38 +64,14 @@ def lag_ms(record: SourceProgress, at_ms: int) -> int:
 def read(settings: Settings, codec: Codec, partitions: Collection[int]) -> dict[Name, SourceProgress]:
     """All feeds of some partitions as they are now. Blocks. Raises UnavailableError."""
     found: dict[Name, SourceProgress] = {}
-    topic = topics.SOURCE_PROGRESS.name(settings.topic_prefix)
-    consumer = kafka.consumer(settings, "source-progress-reader", fetch_wait_max_ms=20)
-    deadline_s = time.monotonic() + READ_TIMEOUT_S
-    try:
-        ends = {}
-        for number in partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_TIMEOUT_S)
-            if high > low:
-                ends[number] = high
-        consumer.assign([TopicPartition(topic, number, 0) for number in ends])
-        while ends:
-            for message in consumer.consume(BATCH_RECORDS, timeout=0.1):
-                if message.error() is None and (record := _decoded(codec, message)) is not None:
-                    found[record.source, record.feed] = record
-            for at in consumer.position([TopicPartition(topic, number) for number in ends]):
-                if at.offset >= ends[at.partition]:
-                    del ends[at.partition]
-            if ends and time.monotonic() > deadline_s:
-                raise UnavailableError(f"{topic} could not be read to its end within {READ_TIMEOUT_S:.0f} s")
-    except KafkaException as error:
-        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error}") from error
-    finally:
-        consumer.close()
+    for key, value in read_newest(settings, topics.SOURCE_PROGRESS, partitions).items():
+        try:
+            record = codec.decode(value, SourceProgress)
+        except ContractError as error:
+            log.warning("source.progress_unreadable", extra={"key": key.decode(errors="replace"), "reason": error.reason})
+        else:
+            found[record.source, record.feed] = record
     return found
-
-
-def _decoded(codec: Codec, message: Message) -> SourceProgress | None:
-    try:
-        return codec.decode(message.value(), SourceProgress)
-    except ContractError as error:
-        log.warning("source.progress_unreadable", extra={"partition": message.partition(), "offset": message.offset(), "reason": error.reason})
-        return None
 
 
 class Progress:

@@ -6,16 +6,19 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from infra.fakes.server import Misbehaviour
 from schemas.records import LoyaltyEvent
+from sinks.connectors.lease import START_S
+from sinks.delivery.journal import Journal
 from streams import kafka, topics
 from streams.settings import Settings
 from tests.conftest import MakeSettings
-from tests.sinks.broker import fill
+from tests.sinks.broker import codec, fill
 from tests.sinks.connectors.support import Points, process, results, target_of, until
 from tests.sinks.examples import event
 
@@ -79,7 +82,7 @@ async def test_what_a_killed_process_had_under_way_is_waited_for(settings: Setti
     assert results(settings)["grand-m-1-2"] == ["DELIVERED"]
 
 
-async def test_a_process_that_slept_too_long_sends_nothing_that_it_had_announced(settings: Settings, system: Points, spawn: Spawn) -> None:
+async def test_a_process_that_was_stopped_too_long_sends_nothing_that_it_had_announced(settings: Settings, system: Points, spawn: Spawn) -> None:
     """It is stopped between the announcement and the request. When it wakes, another one has its partitions, and has written what is newer."""
     child = spawn()
     fill_when_ready(settings, [event(1, "m-1")])
@@ -100,6 +103,31 @@ async def test_a_process_that_slept_too_long_sends_nothing_that_it_had_announced
         await until(lambda: system.sequences("m-2") == [1] and len(run.partitions) < 2, 60)
         await until(lambda: len(system.calls) > calls and system.tokens_issued >= issued)
     assert system.sequences("m-1") == [1, 3]
+
+
+async def test_a_machine_that_slept_sends_nothing_that_it_had_announced(
+    settings: Settings, system: Points, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it sleeps, time-outs stand still, and another process takes over and writes what is newer. The clock of the lease goes on."""
+    slept_s, real = 0.0, time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda which: real(which) + slept_s)
+    async with process(settings, target_of(system.base_url)) as run:
+        fill(settings, topics.EVENTS, [event(1, "m-1")])
+        await until(lambda: system.sequences("m-1") == [1] and not any(one.hand for one in run.partitions.values()))
+        system.token_gate.clear()
+        system.expire_tokens()
+        fill(settings, topics.EVENTS, [event(2, "m-1")])
+        await until(lambda: system.tokens_waiting == 1)
+        number = next(number for number, one in run.partitions.items() if one.hand)
+        other = Journal(settings, codec(), topics.EVENTS, number, progress=topics.CONNECTOR_PROGRESS, owner="points")
+        rows = await asyncio.to_thread(other.open)
+        assert [row.intended_sequence for row in rows if row.member] == [2], "it is announced, and whoever takes over knows"
+        system.put("m-1", {"sequence": 3})
+        slept_s = START_S + 1.0
+        system.token_gate.set()
+        await until(lambda: "connector.journal_lost" in caplog.text)
+        assert system.sequences("m-1") == [1, 3]
+        await asyncio.to_thread(other.close)
 
 
 async def test_a_storm_of_kills_loses_nothing_and_turns_nothing_back(settings: Settings, system: Points, spawn: Spawn) -> None:
