@@ -48,7 +48,12 @@ class World:
                              member_key(command.program_id, command.member_id))  # fmt: skip
         assert producer.flush(30) == 0
         self.sent += len(commands)
-        wait_until(lambda: len(self.audits()) >= self.sent, TIMEOUT_S)
+        self.wait_answered()
+
+    def wait_answered(self) -> None:
+        """End offsets are an upper bound of the answers: the topic is read only when it can hold them all."""
+        topic = topics.SYNC_AUDIT.name(self.settings.topic_prefix)
+        wait_until(lambda: log.end_offsets(self.settings.kafka_bootstrap_servers, topic) >= self.sent and len(self.audits()) >= self.sent, TIMEOUT_S)
 
     def audits(self) -> list[SyncAudit]:
         found = self.records(topics.SYNC_AUDIT.name(self.settings.topic_prefix), SyncAudit)
@@ -163,7 +168,7 @@ def test_each_difference_is_found_explained_and_repaired(world: World) -> None:
     assert code == 1 and [one["repair"] for one in repaired] == [one["repair"] for one in found], "it sends what it said it would"
     assert "8 events were sent" in said
     world.sent += 8 + 1  # The command that waited has a second answer.
-    wait_until(lambda: len(world.audits()) >= world.sent, TIMEOUT_S)
+    world.wait_answered()
     after = world.accounts()
     assert after["M-EMAIL"].attributes["email"] == "new@example.org" and after["M-TAGS"].segments == ("golf", "spa")
     assert {name: after[name].status for name in ("M-STATUS", "M-GONE", "M-WAITS", "M-NEW", "M-SAME")} == {
@@ -200,7 +205,7 @@ def test_a_repair_that_was_killed_and_is_repeated_changes_nothing_twice(world: W
     finally:
         world.worker.process.send_signal(signal.SIGCONT)
     world.sent += sent + count
-    wait_until(lambda: len(world.audits()) >= world.sent, TIMEOUT_S)
+    world.wait_answered()
     accounts = world.accounts()
     assert {account.segments for account in accounts.values()} == {("golf",)}
     assert {(account.profile_version, account.event_sequence) for account in accounts.values()} == {(2, 2)}, "one change each"
