@@ -10,6 +10,7 @@ An id that the event bus does not know any more is given up for the oldest event
 import base64
 import binascii
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -120,6 +121,7 @@ def _decoded(text: object) -> bytes:
 
 async def listen(source: Source, cursor: Cursor, tokens: Tokens) -> AsyncIterator[Found]:
     """All topics on one connection. Raises UnavailableError when it ends."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # Else lines of another form get between those of the log.
     from streams.connectors.salesforce import pubsub  # What it needs takes time to load, and few processes use it.
 
     options, progress = source.options, Progress(cursor)
