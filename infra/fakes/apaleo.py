@@ -9,10 +9,8 @@
 
 import asyncio
 import json
-import secrets
 import time
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,18 +20,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from infra.fakes.server import FakeServer
+
 RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0)  # A real PMS takes minutes; the order of things is the same.
 ANSWER_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Misbehaviour:
-    """How one request for a reservation goes wrong."""
-
-    status: int = 0
-    """Answer with this status; 0: never answer."""
-    retry_after: str = ""
-    body: bytes = b'{"messages":["asked for"]}'
 
 
 @dataclass(slots=True)
@@ -47,49 +37,34 @@ class Subscription:
         return any(pattern in (name, event["topic"].lower() + "/*") for pattern in self.events)
 
 
-class ApaleoFake:
-    """One hotel account. `requests` counts what was asked of the API, `misbehaviours` are used up one per reservation read."""
+class ApaleoFake(FakeServer):
+    """One hotel account. `requests` counts what was asked of the API: "token", "reservation"."""
 
     def __init__(
         self, host: str = "127.0.0.1", port: int = 0, *, client_id: str = "LOYALTY", client_secret: str = "fake-client-secret",
-        property_id: str = "MUC", token_life_s: float = 3600.0,
+        property_id: str = "MUC", **rest: Any,
     ) -> None:  # fmt: skip
-        self.host = host
-        self.port = port
+        super().__init__(host, port, **rest)
         self.client_id = client_id
         self.client_secret = client_secret
         self.property_id = property_id
-        self.token_life_s = token_life_s
         self.reservations: dict[str, dict[str, Any]] = {}
         self.subscriptions: list[Subscription] = []
-        self.misbehaviours: deque[Misbehaviour] = deque()
-        self.requests = {"token": 0, "reservation": 0}
-        self.tokens: dict[str, float] = {}
-        self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._stopping = asyncio.Event()
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/connect/token", self._token)
+        app.router.add_get("/booking/v1/reservations/{id}", self.can_fail("reservation", self._reservation))
+        app.router.add_post("/v1/subscriptions", self._subscribe)
 
     async def start(self) -> None:
-        app = web.Application()
-        app.router.add_post("/connect/token", self._token)
-        app.router.add_get("/booking/v1/reservations/{id}", self._reservation)
-        app.router.add_post("/v1/subscriptions", self._subscribe)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port).start()
-        self.port = self._runner.addresses[0][1]
+        await super().start()
 
     async def stop(self) -> None:
-        self._stopping.set()
         if self._session is not None:
             await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    @property
-    def base_url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        await super().stop()
 
     @property
     def identity_url(self) -> str:
@@ -195,10 +170,6 @@ class ApaleoFake:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return 0
 
-    def expire_tokens(self) -> None:
-        """All tokens end now, whatever was promised."""
-        self.tokens.clear()
-
     async def _token(self, request: web.Request) -> web.Response:
         self.requests["token"] += 1
         form = await request.post()
@@ -206,24 +177,10 @@ class ApaleoFake:
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
         if (form.get("client_id"), form.get("client_secret")) != (self.client_id, self.client_secret):
             return web.json_response({"error": "invalid_client"}, status=400)
-        token = secrets.token_urlsafe(16)
-        self.tokens[token] = time.monotonic() + self.token_life_s
-        return web.json_response({"access_token": token, "expires_in": int(self.token_life_s), "token_type": "Bearer"})
-
-    def _is_authorised(self, request: web.Request) -> bool:
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        return self.tokens.get(token, 0.0) > time.monotonic()
+        return web.json_response({"access_token": self.new_token(), "expires_in": int(self.token_life_s), "token_type": "Bearer"})
 
     async def _reservation(self, request: web.Request) -> web.Response:
-        self.requests["reservation"] += 1
-        if self.misbehaviours:
-            wrong = self.misbehaviours.popleft()
-            if wrong.status == 0:
-                await self._stopping.wait()
-                wrong = Misbehaviour(status=503)
-            headers = {"Retry-After": wrong.retry_after} if wrong.retry_after else {}
-            return web.Response(status=wrong.status, body=wrong.body, content_type="application/json", headers=headers)
-        if not self._is_authorised(request):
+        if not self.is_authorized(request):
             return web.Response(status=401)
         reservation = self.reservations.get(request.match_info["id"])
         if reservation is None:
@@ -231,7 +188,7 @@ class ApaleoFake:
         return web.Response(text=_dumps(reservation), content_type="application/json")
 
     async def _subscribe(self, request: web.Request) -> web.Response:
-        if not self._is_authorised(request):
+        if not self.is_authorized(request):
             return web.Response(status=401)
         wanted = await request.json()
         try:

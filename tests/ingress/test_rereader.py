@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from infra.fakes.apaleo import ApaleoFake, Misbehaviour
+from infra.fakes.apaleo import ApaleoFake
+from infra.fakes.server import Misbehaviour
 from schemas.records import DeadLetter, Transaction, TransactionKind
 from streams import topics
 from streams.connectors.apaleo import CONNECTOR, inbound
@@ -111,7 +112,7 @@ async def test_a_pms_that_misbehaves_is_asked_again(subscribed: Service, pms: Ap
     pms.misbehaviours.extend(
         [
             Misbehaviour(status=500),
-            Misbehaviour(status=429, retry_after="1"),
+            Misbehaviour(status=429, headers={"Retry-After": "1"}),
             Misbehaviour(status=200, body=b"<html>back soon</html>"),
         ]
     )
@@ -125,7 +126,7 @@ async def test_a_pms_that_misbehaves_is_asked_again(subscribed: Service, pms: Ap
 
 async def test_a_pms_that_never_answers_is_given_up_and_asked_again(subscribed: Service, pms: ApaleoFake) -> None:
     pms.add_reservation("R-7", member_id="M-hung")
-    pms.misbehaviours.append(Misbehaviour())
+    pms.misbehaviours.append(Misbehaviour(hangs=True))
     await pms.check_out("R-7")
     await transactions(subscribed, "M-hung", 1)
 
