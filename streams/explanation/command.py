@@ -34,7 +34,7 @@ def explain(identifier: str, program: str | None, limit: int, as_json: bool) -> 
         for part in drawing.parts(found):
             console.print(part, soft_wrap=True)
     if drawing.is_empty(found):
-        missing = f" by what answers; {', '.join(found['not_reached'])} did not" if found["not_reached"] else ""
+        missing = f" by what answers; {', '.join(sorted(found['not_reached']))} did not" if found["not_reached"] else ""
         click.echo(f"loyalty explain: nothing is known of {identifier}{missing}.", err=True)
         sys.exit(1)
 

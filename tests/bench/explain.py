@@ -43,21 +43,33 @@ _COMMON = (
     " number % 8 AS source_partition, number AS source_offset"
 )
 TABLES = {
-    "sync_audit": "concat('loyalty.transactions.v1-0-', toString(number)) AS audit_id, 'transactions' AS stream,"
-    " concat('pos:', toString(number)) AS command_id, lower(hex(sipHash64(number))) AS payload_hash, 'pos' AS source_system, 'APPLIED' AS result, sequence_ AS sequence, 'loyalty.transactions.v1' AS topic",
-    "ledger_entries": "sequence_ AS entry_sequence, concat('ent_', lower(hex(sipHash64(number)))) AS entry_id,"
-    " concat('pos:', toString(number)) AS transaction_id, 'EARN' AS kind, 10 AS points_delta, 10 * sequence_ AS balance_after, 10 * sequence_ AS available_after,"
-    " 'issued' AS counter_account, 'base' AS rule_id, 1 AS rule_version, 'pos' AS source_system, [(concat('pos:', toString(number)), 10, NULL)] AS lots, lower(hex(sipHash128(number))) AS entry_hash",
-    "loyalty_events": "sequence_ AS sequence, concat('evt_', lower(hex(sipHash64(number)))) AS event_id, 'BALANCE_CHANGED' AS kind, 'ACTIVE' AS status,"
-    " 'MEMBER' AS tier, 10 * sequence_ AS available_points, 10 AS points_delta, concat('pos:', toString(number)) AS command_id,"
-    " 'transactions' AS command_stream, 'pos' AS source_system",
-    "delivery_audit": "'crm' AS destination, sequence_ AS sequence, concat('evt_', lower(hex(sipHash64(number)))) AS event_id,"
-    " concat('crm/', event_id) AS delivery_id, 'BALANCE_CHANGED' AS kind, 'DELIVERED' AS result, 1 AS attempts, 200 AS status,"
-    " concat('pos:', toString(number)) AS command_id, recorded_at AS ended_at, 'pos' AS source_system",
-    "delivery_attempts": "'crm' AS destination, 'crm' AS channel, concat('evt_', lower(hex(sipHash64(number)))) AS webhook_id, [webhook_id] AS event_ids,"
-    " concat('crm/', webhook_id) AS attempt_id, sequence_ AS sequence, 1 AS attempt, 'DELIVERED' AS verdict, '200' AS outcome, 'BALANCE_CHANGED' AS kind,"
-    " now64(3, 'UTC') - toIntervalSecond(number % 2000000) AS started_at",
-}  # fmt: skip
+    "sync_audit": (
+        "concat('loyalty.transactions.v1-0-', toString(number)) AS audit_id, 'transactions' AS stream, concat('pos:', toString(number)) AS command_id,"
+        " lower(hex(sipHash64(number))) AS payload_hash, 'pos' AS source_system, 'APPLIED' AS result, sequence_ AS sequence,"
+        " 'loyalty.transactions.v1' AS topic"
+    ),
+    "ledger_entries": (
+        "sequence_ AS entry_sequence, concat('ent_', lower(hex(sipHash64(number)))) AS entry_id, concat('pos:', toString(number)) AS transaction_id,"
+        " 'EARN' AS kind, 10 AS points_delta, 10 * sequence_ AS balance_after, 10 * sequence_ AS available_after, 'issued' AS counter_account,"
+        " 'base' AS rule_id, 1 AS rule_version, 'pos' AS source_system, [(concat('pos:', toString(number)), 10, NULL)] AS lots,"
+        " lower(hex(sipHash128(number))) AS entry_hash"
+    ),
+    "loyalty_events": (
+        "sequence_ AS sequence, concat('evt_', lower(hex(sipHash64(number)))) AS event_id, 'BALANCE_CHANGED' AS kind, 'ACTIVE' AS status,"
+        " 'MEMBER' AS tier, 10 * sequence_ AS available_points, 10 AS points_delta, concat('pos:', toString(number)) AS command_id,"
+        " 'transactions' AS command_stream, 'pos' AS source_system"
+    ),
+    "delivery_audit": (
+        "'crm' AS destination, sequence_ AS sequence, concat('evt_', lower(hex(sipHash64(number)))) AS event_id,"
+        " concat('crm/', event_id) AS delivery_id, 'BALANCE_CHANGED' AS kind, 'DELIVERED' AS result, 1 AS attempts, 200 AS status,"
+        " concat('pos:', toString(number)) AS command_id, recorded_at AS ended_at, 'pos' AS source_system"
+    ),
+    "delivery_attempts": (
+        "'crm' AS destination, 'crm' AS channel, concat('evt_', lower(hex(sipHash64(number)))) AS webhook_id, [webhook_id] AS event_ids,"
+        " concat('crm/', webhook_id) AS attempt_id, sequence_ AS sequence, 1 AS attempt, 'DELIVERED' AS verdict, '200' AS outcome,"
+        " 'BALANCE_CHANGED' AS kind, now64(3, 'UTC') - toIntervalSecond(number % 2000000) AS started_at"
+    ),
+}
 EXCEPT = {"delivery_attempts": ("recorded_at", "ingested_at", "occurred_at")}
 
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.stack
 
 NOBODY = "127.0.0.1:1"
 RECORDS: dict[str, Callable[[int], list[Any]]] = {
-    "sync_audit": lambda number: [examples.audit(number, ingested_at_ms=MOMENT_MS + 1000 + number, recorded_at_ms=MOMENT_MS + 2000 + number, correlation_id=f"c-{number}")],
+    "sync_audit": lambda number: [examples.audit(
+        number, ingested_at_ms=MOMENT_MS + 1000 + number, recorded_at_ms=MOMENT_MS + 2000 + number, correlation_id=f"c-{number}",
+    )],
     "ledger_entries": lambda number: [examples.ledger_entry(number)],
     "loyalty_events": lambda number: [examples.event(number)],
     "delivery_attempts": lambda number: [
