@@ -35,7 +35,8 @@ async def explain_a_balance(world: World, step: Step) -> str:
     program_id, _, member_id = SAVING.partition("/")
     page = world.book.pages[SAVING]
     started_s = time.monotonic()
-    step.show_output(f"loyalty explain {member_id}", await _loyalty(world, "explain", member_id, "--program", program_id))
+    shown = ("explain", member_id, "--limit", "1")
+    step.show_output(f"loyalty {' '.join(shown)}", await _loyalty(world, *shown, "--program", program_id))
     found = json.loads(await _loyalty(world, "explain", member_id, "--program", program_id, "--json"))
     entries = _entries(found)
     claim = f"{len(entries)} entries of the ledger, each with its cause, its rule and who was told of it: all that there are of {number_of(SAVING)}"

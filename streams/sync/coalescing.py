@@ -6,7 +6,7 @@ them, with the others in its header `earlier`. The worker decides each of them a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from schemas.codec import Codec
 from schemas.records import ProfileChange, WaitingCommand, WaitingCommands
@@ -36,9 +36,11 @@ class Outgoing:
     """A record for the stream's own topic. `members`: what it stands for, its own last."""
 
     members: list[Waiting]
-    source_system: str | None
+    value_bytes: int
+    source_system: str | None = None
     """None: it stands for itself alone."""
-    value_bytes: int = field(default=0)
+    is_judged: bool = False
+    """Whether `source_system` is known: nobody asks before another command of the member follows."""
 
 
 def coalesced(waiting: Iterable[Waiting], codec: Codec, *, is_profile_changes: bool) -> list[Outgoing]:
@@ -46,19 +48,27 @@ def coalesced(waiting: Iterable[Waiting], codec: Codec, *, is_profile_changes: b
     found: list[Outgoing] = []
     open_by_key: dict[bytes, Outgoing] = {}
     for one in waiting:
-        source_system, key = _source_of(one, codec) if is_profile_changes else None, one.key or b""
-        together = open_by_key.get(key)
-        size = len(one.value or b"")
-        if (
-            together is not None and source_system is not None and together.source_system == source_system
-            and len(together.members) < TOGETHER_MAX and together.value_bytes + size <= TOGETHER_BYTES_MAX
-        ):  # fmt: skip
-            together.members.append(one)
-            together.value_bytes += size
-            continue
-        together = open_by_key[key] = Outgoing([one], source_system, size)
-        found.append(together)
+        key, size = one.key or b"", len(one.value or b"")
+        alone = Outgoing([one], size)
+        together = open_by_key.get(key) if is_profile_changes else None
+        if together is not None:
+            for other in (together, alone):
+                _judge(other, codec)
+            if (
+                together.source_system is not None and together.source_system == alone.source_system
+                and len(together.members) < TOGETHER_MAX and together.value_bytes + size <= TOGETHER_BYTES_MAX
+            ):  # fmt: skip
+                together.members.append(one)
+                together.value_bytes += size
+                continue
+        open_by_key[key] = alone
+        found.append(alone)
     return found
+
+
+def _judge(outgoing: Outgoing, codec: Codec) -> None:
+    if not outgoing.is_judged:
+        outgoing.source_system, outgoing.is_judged = _source_of(outgoing.members[0], codec), True
 
 
 def headers(outgoing: Outgoing, codec: Codec) -> list[tuple[str, bytes]]:
