@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
@@ -53,6 +53,12 @@ class Item(Generic[R]):
     """When the first of its failed attempts was, also before a restart."""
     follows: int | None = None
     """Offset behind the record that was read before it: what lies between, if anything, was no record. None: not known."""
+
+
+def recorded_at_ms(item: Item[Any]) -> int:
+    """When the item was recorded, as far as its record says; else when it was appended."""
+    moment_ms: int = getattr(item.record, "recorded_at_ms", item.timestamp_ms)
+    return moment_ms
 
 
 class Health:

@@ -15,6 +15,7 @@ from sinks.dead_letters import DeadLetters, GivenUp
 from sinks.flushes import Flushes
 from sinks.hold import Hold
 from sinks.intake import Handlers, Intake, Poison
+from sinks.records import Held, Records
 from sinks.runner import DRAIN_S, count_finished
 from sinks.schedule import Schedule
 from streams import metrics
@@ -92,7 +93,7 @@ class _Run(Generic[R]):
         self._hold = hold
         self._flushes = flushes
         self._dead_letters = DeadLetters(settings, codec, processor=sink, schedule=schedule)
-        self._held: deque[Item[R]] = deque()
+        self._held: Held[R] = Held()
         self._poison: deque[Poison] = deque()
         self._writing = 0
         self._reported_s = 0.0
@@ -128,15 +129,15 @@ class _Run(Generic[R]):
 
     # The handlers of the intake.
 
-    def _received(self, items: list[Item[R]], poison: list[Poison]) -> None:
-        self._held.extend(items)
+    def _received(self, items: Sequence[Item[R]], poison: list[Poison]) -> None:
+        self._held.add(Records.of(items))
         self._poison.extend(poison)
         self._some.set()
         if len(self._held) >= self._rows_max:
             self._full.set()
 
     def _revoked(self, numbers: frozenset[int]) -> None:
-        self._held = deque(item for item in self._held if item.partition not in numbers)
+        self._held.drop(numbers)
         self._poison = deque(one for one in self._poison if one.item.partition not in numbers)
 
     # Writing.
@@ -148,7 +149,7 @@ class _Run(Generic[R]):
             if self._poison:
                 await self._bury([self._poison.popleft() for _ in range(len(self._poison))])
             until_ms = self._hold.due_until_ms(time.time_ns() // 1_000_000) if self._hold is not None else None
-            batch = self._take_due(until_ms)
+            batch = self._held.take(self._rows_max, until_ms)
             if batch:
                 await self._write_flush(batch, until_ms, stop)
                 await self._slow_down(len(batch), stop)
@@ -161,24 +162,13 @@ class _Run(Generic[R]):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), HELD_LOOK_S)
 
-    async def _write_flush(self, batch: list[Item[R]], instant_ms: int | None, stop: asyncio.Event) -> None:
+    async def _write_flush(self, batch: Records[R], instant_ms: int | None, stop: asyncio.Event) -> None:
         """A batch, as a part of what goes out for an instant; None: it goes out as it comes."""
         if self._flushes is not None:
             await self._flushes.begin(instant_ms)
         await self._write_whole(batch, stop)
         if self._flushes is not None:
             self._flushes.wrote(len(batch) - self._writing)
-
-    def _take_due(self, until_ms: int | None) -> list[Item[R]]:
-        """The next batch: of what is held the first that was appended before that time; None: whatever comes first."""
-        if until_ms is None:
-            return [self._held.popleft() for _ in range(min(self._rows_max, len(self._held)))]
-        batch: list[Item[R]] = []
-        rest: deque[Item[R]] = deque()
-        for item in self._held:
-            (batch if item.timestamp_ms < until_ms and len(batch) < self._rows_max else rest).append(item)
-        self._held = rest
-        return batch
 
     async def _slow_down(self, rows: int, stop: asyncio.Event) -> None:
         """Wait as long as so many rows take at the rate of the hold."""
@@ -203,7 +193,7 @@ class _Run(Generic[R]):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._wait_max_s)
 
-    async def _write_whole(self, batch: list[Item[R]], stop: asyncio.Event) -> None:
+    async def _write_whole(self, batch: Records[R], stop: asyncio.Event) -> None:
         """Return when every item of the batch is finished; after `stop`, when it was tried once more."""
         self._writing = len(batch)
         attempt = 0
@@ -237,23 +227,22 @@ class _Run(Generic[R]):
             log.exception("sink.write_raised", extra={"sink": self._sink})
             return [Receipt(verdict=Verdict.RETRY, detail=f"the write raised {type(error).__name__}")] * len(batch)
 
-    async def _settle(self, batch: Sequence[Item[R]], receipts: Sequence[Receipt]) -> list[Item[R]]:
-        """Finish what is finished; the items to try again."""
-        refused = [(item, receipt) for item, receipt in zip(batch, receipts, strict=True) if receipt.verdict is Verdict.REFUSED]
-        if refused:
-            await self._dead_letters.send([GivenUp.refused(item, receipt) for item, receipt in refused])
-        finished: dict[Verdict, list[Item[R]]] = {}
-        for item, receipt in zip(batch, receipts, strict=True):
-            finished.setdefault(receipt.verdict, []).append(item)
-        again = finished.pop(Verdict.RETRY, [])
-        for verdict, items in finished.items():
-            self._finish(items, verdict)
-        return again
+    async def _settle(self, batch: Records[R], receipts: Sequence[Receipt]) -> Records[R]:
+        """Finish what is finished; the records to try again."""
+        places: dict[Verdict, list[int]] = {}
+        for place, receipt in zip(range(len(batch)), receipts, strict=True):
+            places.setdefault(receipt.verdict, []).append(place)
+        if refused := places.get(Verdict.REFUSED):
+            await self._dead_letters.send([GivenUp.refused(batch[place], receipts[place]) for place in refused])
+        again = places.pop(Verdict.RETRY, [])
+        for verdict, own in places.items():
+            self._finish(batch.take(own), verdict)
+        return batch.take(again)
 
     async def _bury(self, poison: list[Poison]) -> None:
         await self._dead_letters.send([GivenUp.undecodable(one.item, one.error) for one in poison])
-        self._finish([one.item for one in poison], Verdict.REFUSED)
+        self._finish(Records.of([one.item for one in poison]), Verdict.REFUSED)
 
-    def _finish(self, items: Sequence[Item[Any]], verdict: Verdict) -> None:
-        self.intake.finish(*items)
-        count_finished(self._sink, items, verdict)
+    def _finish(self, records: Records[Any], verdict: Verdict) -> None:
+        self.intake.finish_all(records)
+        count_finished(self._sink, verdict, records.recorded_at_ms)

@@ -8,16 +8,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import Codec
 from sinks import offsets
 from sinks.base import Item
 from sinks.offsets import Offsets
+from sinks.records import Records
 from streams import kafka, metrics
 from streams.errors import ContractError
 from streams.settings import Settings
@@ -54,7 +56,7 @@ class Poison:
 class Handlers(Generic[R]):
     """What the event loop does with what comes in. None of them may block or raise."""
 
-    received: Callable[[list[Item[R]], list[Poison]], None]
+    received: Callable[[Sequence[Item[R]], list[Poison]], None]
     revoked: Callable[[frozenset[int]], None]
     """Partitions that are another's now: their items are forgotten."""
     outstanding: Callable[[], int]
@@ -68,7 +70,7 @@ class Intake(Generic[R]):
         self, settings: Settings, handlers: Handlers[R], *, sink: str, group: str, topic: Topic, codec: Codec, outstanding_max: int,
         decodes: bool = True,
     ) -> None:  # fmt: skip
-        """Without `decodes` items have no record, and nothing is poison: whoever handles them decodes their values."""
+        """Without `decodes` items have no record and come as Records, and nothing is poison: whoever handles them decodes their values."""
         self._settings = settings
         self._handlers = handlers
         self._sink = sink
@@ -123,6 +125,13 @@ class Intake(Generic[R]):
                 partition = self._partitions.get(item.partition)
                 if partition is not None:
                     partition.finish(item.offset)
+
+    def finish_all(self, records: Records[Any]) -> None:
+        """`finish` of many."""
+        with self._lock:
+            for number in np.unique(records.partitions).tolist():
+                if number in self._partitions:
+                    self._partitions[number].finish(*records.offsets[records.partitions == number].tolist())
 
     def note_failing(self, item: Item[Any]) -> None:
         """Remember over restarts since when the item's attempts fail."""
@@ -223,54 +232,60 @@ class Intake(Generic[R]):
         return self._handlers.outstanding() + self._handed_over - self._received
 
     def _hand_over(self, messages: list[Message]) -> None:
-        items: list[Item[R]] = []
-        poison: list[Poison] = []
+        taken: list[Records[Any]] = []
+        run: list[Message] = []
         for message in messages:
-            error, number, offset = message.error(), message.partition(), message.offset()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            error = message.error()
+            if error is None:
+                run.append(message)
+            elif error.code() != KafkaError._PARTITION_EOF:
                 self._complain("read", error)
-            elif number is not None and offset is not None:  # Always, but the client's types do not say so.
-                if error is None:
-                    self._take_in(message, number, offset, items, poison)
-                else:
-                    self._reach_end(number, offset)
-        if items or poison:
-            self._handed_over += len(items) + len(poison)
-            self._in_loop(self._receive, items, poison)
+            else:
+                taken.append(self._take_in(run))
+                run = []
+                self._reach_end(message)
+        taken.append(self._take_in(run))
+        records: Sequence[Item[Any]] = Records.joined([some for some in taken if some])
+        poison: list[Poison] = []
+        if self._decodes:
+            records, poison = self._decoded(Records.of(records))
+        if records or poison:
+            self._handed_over += len(records) + len(poison)
+            self._in_loop(self._receive, records, poison)
 
-    def _reach_end(self, number: int, offset: int) -> None:
+    def _reach_end(self, mark: Message) -> None:
+        number, offset = mark.partition(), mark.offset()
         with self._lock:
-            if number in self._partitions:
+            if number in self._partitions and offset is not None:
                 self._partitions[number].reached(offset)
 
-    def _take_in(self, message: Message, number: int, offset: int, items: list[Item[R]], poison: list[Poison]) -> None:
+    def _take_in(self, messages: list[Message]) -> Records[None]:
+        """Those of the records that need work."""
+        records = Records.read(messages)
+        is_needed, follows = np.zeros(len(records), dtype=bool), records.follows.copy()
         with self._lock:
-            partition = self._partitions.get(number)
-            if partition is None:
-                return
-            follows = partition.follows
-            if not partition.add(offset):
-                return
-            failing_since_ms = partition.failing_since_ms(offset)
-        value = message.value()
-        parts: dict[str, Any] = {
-            "topic": self._topic_name,
-            "partition": number,
-            "offset": offset,
-            "key": message.key() or b"",
-            "value": value or b"",
-            "timestamp_ms": message.timestamp()[1],
-            "headers": {str(name): content or b"" for name, content in cast(Any, message.headers() or ())},
-            "failing_since_ms": failing_since_ms,
-            "follows": follows,
-        }
-        try:
-            record: Any = self._codec.decode(value, self._topic.record) if self._decodes else None
-            items.append(Item(record=record, **parts))
-        except ContractError as error:
-            poison.append(Poison(Item(record=None, **parts), error))
+            for number in np.unique(records.partitions).tolist():
+                if number in self._partitions:
+                    own = records.partitions == number
+                    is_needed[own], follows[own] = self._partitions[number].add_all(records.offsets[own])
+        return records.with_follows(follows).take(np.flatnonzero(is_needed))
 
-    def _receive(self, items: list[Item[R]], poison: list[Poison]) -> None:
+    def _decoded(self, records: Records[None]) -> tuple[list[Item[R]], list[Poison]]:
+        with self._lock:
+            since_ms = [
+                self._partitions[number].failing_since_ms(offset)
+                for number, offset in zip(records.partitions.tolist(), records.offsets.tolist(), strict=True)
+            ]
+        items: list[Item[R]] = []
+        poison: list[Poison] = []
+        for place, message in enumerate(records.sources):
+            try:
+                items.append(records.item(place, self._codec.decode(message.value(), self._topic.record), since_ms[place]))
+            except ContractError as error:
+                poison.append(Poison(records.item(place, None, since_ms[place]), error))
+        return items, poison
+
+    def _receive(self, items: Sequence[Item[R]], poison: list[Poison]) -> None:
         """In the loop: from here on the items count as the handlers' own."""
         if not self._holding.is_set():
             self._handlers.received(items, poison)

@@ -12,6 +12,9 @@ first attempt failed.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 METADATA_CHARACTERS_MAX = 3800  # Brokers refuse more than 4096 bytes (offset.metadata.max.bytes).
 MINUTE_MS = 60_000
 _VERSION = "1"
@@ -38,6 +41,7 @@ class Offsets:
         self._committed = committed
         self._unfinished: dict[int, int | None] = {}
         self._next = 0  # Where reading goes on; 0: nothing was read yet.
+        self._finished = -1  # The highest offset that was finished.
 
     def __len__(self) -> int:
         return len(self._unfinished)
@@ -64,6 +68,22 @@ class Offsets:
         self._unfinished[offset] = self.failing_since_ms(offset)
         return True
 
+    def add_all(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """`add` of records that were read in this order: which of them need work, and what each `follows`; -1: not known."""
+        listed: list[int] = offsets.tolist()
+        before = self.follows
+        is_new = listed[0] >= max(self._next, self._before.next_offset) and self._unfinished.keys().isdisjoint(listed)
+        if is_new and (np.diff(offsets) > 0).all():  # As almost always: nothing is known of them.
+            self._unfinished |= dict.fromkeys(listed)
+            self._next = listed[-1] + 1
+            return np.ones(len(listed), dtype=bool), np.concatenate(([-1 if before is None else before], offsets[:-1] + 1))
+        needed: list[bool] = []
+        follows: list[int] = []
+        for offset in listed:
+            follows.append(-1 if self.follows is None else self.follows)
+            needed.append(self.add(offset))
+        return np.array(needed, dtype=bool), np.array(follows, dtype=np.int64)
+
     def reached(self, offset: int) -> None:
         """Note that nothing is left to read below `offset`: what lies between are marks of transactions."""
         self._next = max(self._next, offset)
@@ -76,15 +96,19 @@ class Offsets:
         if offset in self._unfinished:
             self._unfinished[offset] = since_ms
 
-    def finish(self, offset: int) -> None:
+    def finish(self, *offsets: int) -> None:
         """Harmless for an offset that is not under way."""
-        self._unfinished.pop(offset, None)
+        for offset in offsets:
+            self._unfinished.pop(offset, None)
+        self._finished = max((self._finished, *offsets))
 
     def commit(self) -> tuple[int, str] | None:
         """The offset to commit and its metadata; None before anything was read."""
         if self._next == 0:
             return None
         first = min(self._unfinished, default=self._next)
+        if max(self._finished + 1, self._before.next_offset) <= first and first < self._next and not any(self._unfinished.values()):
+            return first, ""  # Nothing behind the commit is finished, and nothing failed: as in a sink that writes batches.
         # A restart may have read only a part of what the commit before it knew.
         known = {offset: since for offset, since in self._before.unfinished.items() if offset >= self._next}
         return first, encode(first, max(self._next, self._before.next_offset), dict(sorted({**self._unfinished, **known}.items())))

@@ -6,10 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from sinks.base import Deliver, Health, Item, Receipt, Verdict
+from sinks.base import Deliver, Health, Item, Receipt, Verdict, recorded_at_ms
 from sinks.dead_letters import DeadLetters, GivenUp
 from sinks.intake import Handlers, Intake, Poison
 from sinks.lanes import Lanes
@@ -106,7 +109,7 @@ class _Run(Generic[R]):
 
     # The handlers of the intake.
 
-    def _received(self, items: list[Item[R]], poison: list[Poison]) -> None:
+    def _received(self, items: Sequence[Item[R]], poison: list[Poison]) -> None:
         for item in items:
             self._lanes.add(item)
         if poison:
@@ -131,7 +134,7 @@ class _Run(Generic[R]):
         if receipt.verdict is Verdict.REFUSED:
             await self._dead_letters.send([GivenUp.refused(item, receipt)])
         self.intake.finish(item)
-        count_finished(self._sink, [item], receipt.verdict)
+        count_finished(self._sink, receipt.verdict, [recorded_at_ms(item)])
 
     def postponed(self, item: Item[R]) -> None:
         self.intake.note_failing(item)
@@ -144,10 +147,8 @@ class _Run(Generic[R]):
             await asyncio.sleep(MEASURE_S)
 
 
-def count_finished(sink: str, items: Sequence[Item[Any]], verdict: Verdict) -> None:
-    """Count finished records, and if they were delivered the time since they were recorded."""
-    metrics.SINK_RECORDS.labels(sink, verdict.value).inc(len(items))
+def count_finished(sink: str, verdict: Verdict, moments_ms: Sequence[int] | NDArray[np.int64]) -> None:
+    """Count finished records, each by when it was recorded, and if they were delivered the time since then."""
+    metrics.SINK_RECORDS.labels(sink, verdict.value).inc(len(moments_ms))
     if verdict is Verdict.DELIVERED:
-        now_s = time.time()
-        recorded_at_ms = (getattr(item.record, "recorded_at_ms", item.timestamp_ms) for item in items)
-        metrics.observe_all(metrics.SINK_SECONDS.labels(sink), [max(0.0, now_s - moment_ms / 1000) for moment_ms in recorded_at_ms])
+        metrics.observe_all(metrics.SINK_SECONDS.labels(sink), np.maximum(time.time() - np.asarray(moments_ms) / 1000, 0.0))

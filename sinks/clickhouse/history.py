@@ -20,6 +20,7 @@ from sinks.clickhouse import erasure
 from sinks.clickhouse import ranges as mirror_ranges
 from sinks.clickhouse.connection import blames_rows, connect, without_values
 from sinks.clickhouse.tables import Fields, Table
+from sinks.records import Records
 from streams import metrics
 from streams.codec import open_codec
 from streams.settings import Settings
@@ -53,28 +54,28 @@ class History:
         """One attempt at a batch of encoded records: rows that ClickHouse blames alone, and what is no record, are REFUSED. When it could not
         take one of them, all are RETRY: what went in comes again, and replaces itself.
         """
-        self._oldest_ms = min((item.timestamp_ms for item in items), default=None)
+        records = Records.of(items)
+        self._oldest_ms = int(records.timestamps_ms.min()) if records else None
         try:
-            receipts, rows = self._write(items)
-            if self._follows_topic and items:
-                ranges = mirror_ranges.of(items, receipts, rows)
+            receipts, rows = self._write(records)
+            if self._follows_topic and records:
+                ranges = mirror_ranges.of(records, receipts, rows)
                 self._send(mirror_ranges.TABLE, pa.table(mirror_ranges.columns(self.table.name, self._topic, ranges)))
         except (ClickHouseError, OSError) as error:
-            return [self._again(error)] * len(items)
+            return [self._again(error)] * len(records)
         self._oldest_ms = None
         if self._follows_topic:
-            appended_s = np.fromiter((item.timestamp_ms for item in items), dtype=np.int64, count=len(items)) / 1000
-            metrics.observe_all(metrics.MIRROR_LAG_SECONDS.labels(self.table.name), np.maximum(time.time() - appended_s, 0.0))
+            metrics.observe_all(metrics.MIRROR_LAG_SECONDS.labels(self.table.name), np.maximum(time.time() - records.timestamps_ms / 1000, 0.0))
         return receipts
 
-    def _write(self, items: Sequence[Item[Any]]) -> tuple[list[Receipt], Any]:
+    def _write(self, records: Records[Any]) -> tuple[list[Receipt], Any]:
         """The receipts of a batch, and those of its rows that went in."""
-        receipts = [DELIVERED] * len(items)
-        decoded = self._decoder.decode([item.value for item in items])
+        receipts = [DELIVERED] * len(records)
+        decoded = self._decoder.decode(records.values)
         for place, error in decoded.errors.items():
             receipts[place] = Receipt(verdict=Verdict.REFUSED, reason=error.reason, detail=error.detail, stage=DeadLetterStage.DECODE)
         of, places = Fields(decoded.fields), decoded.places
-        rows = pa.table(self.table.columns(of) | _source(items, places))
+        rows = pa.table(self.table.columns(of) | _source(records, places))
         is_kept = np.ones(len(places), dtype=bool)
         for row, complaint in of.invalid.items():
             is_kept[row] = False
@@ -151,8 +152,9 @@ class History:
         return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
 
 
-def _source(items: Sequence[Item[Any]], places: Places) -> dict[str, Any]:
+def _source(records: Records[Any], places: Places) -> dict[str, Any]:
     """Where each row's record is in its topic."""
-    partitions = np.fromiter((item.partition for item in items), dtype=np.uint16, count=len(items))
-    offsets = np.fromiter((item.offset for item in items), dtype=np.uint64, count=len(items))
-    return {"source_partition": pa.array(partitions[places]), "source_offset": pa.array(offsets[places])}
+    return {
+        "source_partition": pa.array(records.partitions[places].astype(np.uint16)),
+        "source_offset": pa.array(records.offsets[places].astype(np.uint64)),
+    }

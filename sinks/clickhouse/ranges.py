@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sinks.base import Item, Receipt, Verdict
+from sinks.base import Receipt, Verdict
 from sinks.clickhouse.tables import Columns
+from sinks.records import UNKNOWN, Records
 
 TABLE = "mirror_ranges"
 
@@ -27,11 +28,10 @@ class Range:
     points: int
 
 
-def of(items: Sequence[Item[Any]], receipts: Sequence[Receipt], rows: Any) -> list[Range]:
+def of(records: Records[Any], receipts: Sequence[Receipt], rows: Any) -> list[Range]:
     """The ranges of a batch that is finished. `rows`: its rows in the table, with the place of each in the topic."""
-    numbers = _integers([item.partition for item in items])
-    offsets = _integers([item.offset for item in items])
-    follow = _integers([item.offset if item.follows is None else min(item.follows, item.offset) for item in items])
+    numbers, offsets = records.partitions, records.offsets
+    follow = np.where(records.follows == UNKNOWN, offsets, np.minimum(records.follows, offsets))
     refused = np.array([receipt.verdict is Verdict.REFUSED for receipt in receipts], dtype=bool)
     row_numbers = np.asarray(rows["source_partition"])
     # Of an audit's record it may be empty: a command that was refused moved nothing.
@@ -58,7 +58,3 @@ def columns(table: str, topic: str, ranges: Sequence[Range]) -> Columns:
         "refused": pa.array([one.refused for one in ranges], type=pa.uint64()),
         "points": pa.array([one.points for one in ranges], type=pa.int64()),
     }
-
-
-def _integers(numbers: Sequence[int]) -> Any:
-    return np.fromiter(numbers, dtype=np.int64, count=len(numbers))

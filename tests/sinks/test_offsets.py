@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,16 @@ def test_a_log_that_lost_its_end_is_read_from_there() -> None:
     assert unit.commit() == (41, encode(41, 43, {41: None, 42: None}))
 
 
+def test_nothing_is_said_of_records_of_which_all_behind_the_commit_are_under_way() -> None:
+    unit = Offsets()
+    unit.add_all(np.arange(5, 2_000))
+    assert unit.commit() == (5, "")
+    unit.finish(5, 6, 7)
+    assert unit.commit() == (8, "")
+    unit.failed(9, 7 * MINUTE_MS)
+    assert unit.commit() == (8, encode(8, 2_000, dict.fromkeys(range(8, 2_000)) | {9: 7 * MINUTE_MS}))
+
+
 def test_metadata_is_bounded_and_then_forgets_only_what_is_finished() -> None:
     rng = random.Random(3)
     unfinished = {offset: (offset * MINUTE_MS if offset % 3 else None) for offset in sorted(rng.sample(range(10**6), 20_000))}
@@ -114,3 +125,24 @@ def test_unfinished_records_are_read_again_and_finished_ones_are_not(log: set[in
         if said is not None:
             committed, metadata = said
     assert len(finished) == len(set(finished))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(0, 30), st.sets(st.integers(0, 40), max_size=6), st.none() | st.integers(0, 30))
+def test_many_are_added_as_one_after_the_other(rng: random.Random, next_offset: int, unfinished: set[int], committed: int | None) -> None:
+    """Also when the log went back, and when a restart knows of some of them."""
+    known = Progress(next_offset, {offset: rng.choice([None, MINUTE_MS]) for offset in sorted(unfinished) if offset < next_offset})
+    one, many = Offsets(known, committed), Offsets(known, committed)
+    offset = rng.randint(0, 20)
+    for _ in range(rng.randint(1, 6)):
+        if rng.random() < 0.2:
+            offset = rng.randint(0, offset)
+        offsets = [offset := offset + rng.choice([1, 1, 1, 3]) for _ in range(rng.randint(1, 8))]
+        follows, needed = zip(*[(-1 if one.follows is None else one.follows, one.add(offset)) for offset in offsets], strict=True)
+        found_needed, found_follows = many.add_all(np.array(offsets))
+        assert (found_needed.tolist(), found_follows.tolist()) == (list(needed), list(follows))
+        done = rng.sample(offsets, rng.randint(0, len(offsets)))
+        many.finish(*done)
+        for each in done:
+            one.finish(each)
+        assert one.commit() == many.commit()
