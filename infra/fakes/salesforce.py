@@ -63,7 +63,7 @@ class SalesforceFake(FakeServer):
         self.locked: Counter[str] = Counter()
         """Member's number -> how many more writes find the record locked."""
         self.refused: dict[str, str] = {}
-        """Member's number -> code of the error that writes of the record get."""
+        """Member's number -> code of the error that the next write of the record gets."""
         self.published: list[tuple[str, dict[str, Any]]] = []
         """Platform events: (API name, fields)."""
         self.bus = PubSubFake(host, keep_alive_s=keep_alive_s, is_good=self.is_good)
@@ -220,7 +220,7 @@ class SalesforceFake(FakeServer):
             self.locked[number] -= 1
             return 400, _body("UNABLE_TO_LOCK_ROW", "unable to obtain exclusive access to this record")
         if number in self.refused:
-            return 400, _body(self.refused[number])
+            return 400, _body(self.refused.pop(number))
         if len(found) > 1:
             return 300, [f"/services/data/v62.0/sobjects/{OBJECT}/{one['Id']}" for one in found]
         if not found and not may_create:

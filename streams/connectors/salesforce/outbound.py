@@ -167,12 +167,13 @@ def _alone(target: Target, state: MemberState) -> Writing:
     path = f"/sobjects/{options['object']}/{key}/{api.segment(state.member_id)}"
     fields = {field: value for field, value in fields_of(state, options["field_map"]).items() if field != key}
     answer = yield _request(target, "PATCH", path + ("?updateOnly=true" if options["update_only"] else ""), fields)
-    if answer.status in (200, 201, 204):
+    if answer.status == 204:
+        return [Written(outcome=Outcome.DONE)]
+    if answer.status in (200, 201):
         try:
-            record_id = values.text(values.load(answer.body), "id") if answer.body else None
-        except ContractError:
-            record_id = None
-        return [Written(outcome=Outcome.DONE, remote_id=record_id or "")]
+            return [_result(target, values.load(answer.body))]
+        except ContractError as error:
+            return [Written(outcome=Outcome.RETRY, detail=error.detail)]
     if answer.status == 300:
         return [_several()]
     if answer.status == 404 and options["update_only"]:

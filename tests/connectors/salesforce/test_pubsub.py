@@ -54,14 +54,6 @@ class Tokens:
         return True
 
 
-@pytest.fixture
-async def org() -> AsyncIterator[SalesforceFake]:
-    fake = SalesforceFake(keep_alive_s=0.05)
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
 def hearing(org: SalesforceFake, **options: Any) -> Source:
     return source(**{"pubsub_url": org.bus.url, "resync_at_start": False, **options})
 

@@ -1,6 +1,5 @@
 """Hints at records -> what the organization holds of them."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -19,14 +18,6 @@ VERSION = members.version(COMMIT)
 
 def hint(record_id: str, kind: str = "GAP_UPDATE", delivery_id: str = f"{KEY}:1@{VERSION}") -> Hint:
     return Hint(entity_id=f"Contact/{record_id}", kind=kind, delivery_id=delivery_id)
-
-
-@pytest.fixture
-async def org() -> AsyncIterator[SalesforceFake]:
-    fake = SalesforceFake(page_size=2)
-    await fake.start()
-    yield fake
-    await fake.stop()
 
 
 def authorized(org: SalesforceFake) -> dict[str, str]:
