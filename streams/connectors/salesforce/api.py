@@ -148,5 +148,13 @@ def wrong_names(given: Sequence[str]) -> str:
     return f"must hold API names of letters, digits and '_', not {wrong[0]!r}" if wrong else ""
 
 
+def wrong_version(given: str) -> str:
+    return "" if re.fullmatch(r"v\d{2,3}\.\d", given) else "must look like v62.0"
+
+
+def wrong_client(given: str) -> str:
+    return "" if re.fullmatch(r"[A-Za-z0-9_-]{0,63}", given) else "has letters, digits, '_' and '-' alone"
+
+
 def wrong_name_if_given(given: str) -> str:
     return wrong_names([given]) if given else ""

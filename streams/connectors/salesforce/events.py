@@ -14,7 +14,7 @@ from schemas.contract import ID_CHARACTERS_MAX, Command
 from schemas.records import ProfileChange, Transaction
 from streams import topics
 from streams.connectors import stays, values
-from streams.connectors.contract import Source
+from streams.connectors.contract import Options, Source
 from streams.connectors.salesforce import api, members
 from streams.errors import ContractError
 from streams.ingress import commands
@@ -41,9 +41,23 @@ def wrong_fields(known: frozenset[str], given: Mapping[str, str]) -> str:
     return api.wrong_names([place for place in given.values() if not place.startswith(CONSTANT)])
 
 
+def unmapped(options: Options) -> str:
+    """What the options leave open, so that events would be passed over; empty: nothing."""
+    for topics_of, field_map, needed in (
+        ("transaction_topics", "transaction_fields", ("member_id", "kind")), ("profile_topics", "profile_fields", ("member_id",)),
+    ):  # fmt: skip
+        missing = [name for name in needed if name not in options[field_map]]
+        if options[topics_of] and missing:
+            return f"{topics_of} are given, but {field_map} does not say where {' and '.join(missing)} can be found"
+    return ""
+
+
 def commands_of(topic: str, payload: Mapping[str, Any], event_id: str, source: Source, received_at_ms: int) -> tuple[Command, ...]:
     """The commands in one event of a topic. Raises ContractError."""
     options, fields = source.options, members.flat(payload)
+    problem = unmapped(options)
+    if problem:
+        raise ContractError("OPTION_MISSING", problem)
     occurred_at_ms = values.time_ms(fields, "CreatedDate") or received_at_ms
     found: list[Command] = []
     for inbound, topics_of, field_map in (

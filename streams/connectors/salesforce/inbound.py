@@ -20,7 +20,7 @@ from schemas.contract import Command
 from streams.connectors import values
 from streams.connectors.contract import Cursor, Delivery, Found, Hint, Parked, Source, Tokens, Translation
 from streams.connectors.salesforce import api, changes, events, members
-from streams.errors import ContractError, UnavailableError
+from streams.errors import ConfigurationError, ContractError, UnavailableError
 
 if TYPE_CHECKING:
     from streams.connectors.salesforce.pubsub import Client, Response
@@ -120,11 +120,14 @@ def _decoded(text: object) -> bytes:
 
 
 async def listen(source: Source, cursor: Cursor, tokens: Tokens) -> AsyncIterator[Found]:
-    """All topics on one connection. Raises UnavailableError when it ends."""
+    """All topics on one connection. Raises UnavailableError when it ends, ConfigurationError where events would be passed over."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # Else lines of another form get between those of the log.
     from streams.connectors.salesforce import pubsub  # What it needs takes time to load, and few processes use it.
 
     options, progress = source.options, Progress(cursor)
+    problem = events.unmapped(options)
+    if problem:
+        raise ConfigurationError(problem)
     preset = pubsub.LATEST if options["first_read"] == "latest" else pubsub.EARLIEST
     token = await tokens.get()
     instance_url, tenant_id = token.base_url or options["base_url"], options["tenant_id"] or api.tenant_id(token)

@@ -82,6 +82,7 @@ def test_pages_are_followed_within_the_api_alone() -> None:
     ("object", "Contact", False), ("object", "Contact; DROP", True), ("member_id_field", "", True), ("segments_field", "", False),
     ("segments_field", "a b", True), ("field_map", {"email": "Email"}, False), ("field_map", {"email": "E-Mail"}, True),
     ("transaction_fields", {"transaction_id": "Order__c", "kind": "=EARN", "amount": "Amount__c"}, False), ("transaction_fields", {"email": "Email"}, True),
+    ("api_version", "v62.0", False), ("api_version", "62", True), ("client_name", "", False), ("client_name", "a;b", True),
     ("transaction_fields", {"attributes.email": "Email"}, True), ("profile_fields", {"attributes.email": "Email"}, False),
 ])  # fmt: skip
 def test_settings_that_can_do_nothing_are_refused(name: str, value: Any, is_wrong: bool) -> None:

@@ -11,7 +11,7 @@ from schemas.contract import problems
 from schemas.records import MemberStatus, ProfileChange, Transaction, TransactionKind
 from streams.connectors.contract import Source, Translation
 from streams.connectors.salesforce import events, inbound
-from streams.errors import ContractError
+from streams.errors import ConfigurationError, ContractError
 from tests.connectors.salesforce.cases import PURCHASES, delivery, source
 
 FIELDS = {
@@ -84,6 +84,17 @@ def test_what_is_of_nobody_or_of_no_topic_means_nothing(payload: dict[str, Any],
 def test_a_purchase_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ContractError):
         relayed(purchases(), PURCHASE | wrong)
+
+
+@pytest.mark.parametrize("options", [
+    {"transaction_topics": [PURCHASES]}, {"transaction_topics": [PURCHASES], "transaction_fields": {"member_id": "Member__c"}},
+    {"profile_topics": ["/event/Change__e"], "profile_fields": {"status": "Status__c"}},
+])  # fmt: skip
+async def test_events_are_not_passed_over_for_want_of_an_option(options: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match="OPTION_MISSING"):
+        relayed(source(**options), PURCHASE)
+    with pytest.raises(ConfigurationError, match="does not say where"):
+        await anext(inbound.listen(source(**options), {}, None))  # type: ignore[arg-type]
 
 
 _VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["M-1", "EUR", "2026-11-22T03:40:00Z", "Left"])
