@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 
 ADMIN_TIMEOUT_S = 30
 ASK_TIMEOUT_S = 3.0
-WRITE_TIMEOUT_S = 10.0  # Of one record.
+ANSWER_TIMEOUT_S = 10.0  # Of one record that is written, or of what a group has committed.
 BROKER_WAIT_FIRST_S, BROKER_WAIT_MAX_S = 0.2, 5.0
+COORDINATOR_MOVES = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 SET_ON_THE_TOPIC = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
 # librdkafka's default partitioner is not Java's: with it, a Java producer and ours would put one member into two partitions.
 PARTITIONER = "murmur2_random"
@@ -73,10 +74,10 @@ def write_one(settings: Settings, topic: Topic, key: str, value: bytes, headers:
     Raises ContractError for one that is too large, and UnavailableError: then it may have been appended all the same.
     """
     told: list[KafkaError | None] = []
-    appending = producer(settings, message_timeout_ms=int(WRITE_TIMEOUT_S * 1000), linger_ms=0)
+    appending = producer(settings, message_timeout_ms=int(ANSWER_TIMEOUT_S * 1000), linger_ms=0)
     try:
         appending.produce(topic.name(settings.topic_prefix), value, key.encode(), headers=dict(headers or {}), on_delivery=lambda error, _: told.append(error))
-        appending.flush(WRITE_TIMEOUT_S + 1)
+        appending.flush(ANSWER_TIMEOUT_S + 1)
     except KafkaException as raised:
         told.append(raised.args[0])
     error = told[0] if told else KafkaError(KafkaError._MSG_TIMED_OUT)
@@ -85,6 +86,18 @@ def write_one(settings: Settings, topic: Topic, key: str, value: bytes, headers:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         raise ContractError("RECORD_TOO_LARGE", f"what is to be written to {topic.stream} is larger than Kafka's limit for one message")
     raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error.str()}")
+
+
+def commits(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
+    """What the consumer's group has committed. A coordinator that moves, or is new, answers with errors for a while. Raises KafkaException."""
+    deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        try:
+            return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=ANSWER_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline_s:
+                raise
+            time.sleep(BROKER_WAIT_FIRST_S)
 
 
 def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> dict[str, int]:

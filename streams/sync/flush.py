@@ -31,7 +31,6 @@ CHUNK_RECORDS = 2_000
 TRANSACTION_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 10.0
 READ_S = 0.2
-COORDINATOR_MOVES = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 BACKLOG_RECORDS_MAX = 20_000  # Beyond it a backlog is told as that much, or more.
 
 
@@ -158,7 +157,7 @@ class FlushJob:
     def _committed(self) -> dict[int, int]:
         if self._asker is None:
             self._asker = kafka.consumer(self._settings, self._group)
-        found = _commits(self._asker, self._staging, self._settings.kafka_partitions)
+        found = kafka.commits(self._asker, self._staging, self._settings.kafka_partitions)
         return {one.partition: max(0, one.offset) for one in found}
 
     def _is_ours(self, message: Message) -> bool:
@@ -227,24 +226,12 @@ class _Reading:
 def _unread(consumer: Consumer, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
     """Partition -> the first offset that the group has not read, and the end; of those in which there is something."""
     found = {}
-    for one in _commits(consumer, topic, partitions):
+    for one in kafka.commits(consumer, topic, partitions):
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, one.partition), timeout=ASK_TIMEOUT_S)
         begin = max(low, one.offset)  # Below 0 when the group has read nothing yet.
         if begin < high:
             found[one.partition] = (begin, high)
     return found
-
-
-def _commits(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
-    """What the group has committed. A coordinator that moves, or is new, answers with errors for a while."""
-    deadline_s = time.monotonic() + ASK_TIMEOUT_S
-    while True:
-        try:
-            return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=ASK_TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline_s:
-                raise
-            time.sleep(READ_S)
 
 
 def _waiting(message: Message) -> Waiting:

@@ -67,7 +67,7 @@ def bare(settings: Settings, changes: int) -> float:
     producer.init_transactions(TRANSACTION_S)
     consumer, topic = kafka.consumer(settings, "bare"), names.INBOUND[STREAM].name(settings.topic_prefix)
     staging = names.STAGING[STREAM].name(settings.topic_prefix)
-    consumer.committed([TopicPartition(staging, number) for number in range(PARTITIONS)], timeout=TRANSACTION_S)
+    kafka.commits(consumer, staging, PARTITIONS)
     consumer.assign([TopicPartition(staging, number, 0) for number in range(PARTITIONS)])
     while sent < changes:
         messages = consumer.consume(CHUNK_RECORDS, timeout=0.2)
