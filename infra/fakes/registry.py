@@ -120,15 +120,7 @@ class Fakes:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_TIMEOUT_S)
 
     def render(self, text: str) -> str:
-        """A template with what the running fakes say in place of each {{kind.attribute}}."""
-
-        def value(mark: re.Match[str]) -> str:
-            found = self.running[mark[1]]
-            for name in mark[2].split("."):
-                found = found[name] if isinstance(found, Mapping) else getattr(found, name)
-            return str(found)
-
-        return MARK.sub(value, text)
+        return rendered(text, self.running)
 
     def stop(self) -> None:
         if not self._thread.is_alive():
@@ -138,3 +130,15 @@ class Fakes:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def rendered(text: str, running: Mapping[str, Any]) -> str:
+    """A template with what the running fakes say in place of each {{kind.attribute}}."""
+
+    def value(mark: re.Match[str]) -> str:
+        found = running[mark[1]]
+        for name in mark[2].split("."):
+            found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+        return str(found)
+
+    return MARK.sub(value, text)

@@ -195,6 +195,7 @@ class Outlet:
             if entry.broken != level:
                 self._enqueue(partition, entry, entry.ready_s)
                 continue
+            entry.begin()  # At once: until then it could be chosen a second time.
             batch.append((partition, entry))
         return batch
 
@@ -268,6 +269,7 @@ class Outlet:
         due_s = time.monotonic() + self._schedule.delay_s(attempts, self._random())
         next_ms = now_ms + int((due_s - time.monotonic()) * 1000) if written.outcome is Outcome.RETRY else None
         partition.attempted(telling.attempt_of(self._run.target.name, record, talk.heard, written, attempts, next_ms))
+        partition.follow(written.commands)
         self._run.count_write(written.outcome)
         reason = written.reason or written.outcome.value
         match written.outcome:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
-from schemas.contract import member_key
+from schemas.contract import Command, member_key
 from schemas.records import ConnectorProgress, DeadLetter, DeliveryAttempt, DeliveryResult
 from sinks.connectors import progress
 from sinks.connectors.members import Entry, event_of
@@ -26,6 +26,7 @@ from sinks.delivery.records import Outgoing, Undecodable
 from sinks.delivery.transaction import audit_writes, in_slices
 from streams import kafka, metrics, topics
 from streams.errors import ContractError, LoyaltyError, UnavailableError
+from streams.ingress.commands import TOPIC_OF
 
 if TYPE_CHECKING:
     from sinks.connectors.process import Run
@@ -47,9 +48,10 @@ class Gathered:
     ends: list[Ended] = field(default_factory=list)
     attempts: list[DeliveryAttempt] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.ends) + len(self.attempts) + len(self.letters)
+        return len(self.rows) + len(self.ends) + len(self.attempts) + len(self.letters) + len(self.commands)
 
 
 class Partition:
@@ -219,6 +221,10 @@ class Partition:
     def attempted(self, attempt: DeliveryAttempt) -> None:
         self._gathered.attempts.append(attempt)
 
+    def follow(self, commands: Sequence[Command]) -> None:
+        """What an answer tells of members of this partition: it gets into the log with what became of the write."""
+        self._gathered.commands += commands
+
     def give_up(self, record: Outgoing, reason: str, detail: str) -> None:
         """A dead letter about a state that a person must look at."""
         try:
@@ -321,6 +327,9 @@ class Partition:
             yield Write(attempts, self.number, member_key(attempt.program_id, attempt.member_id), encode(attempt), [])
         for letter in gathered.letters:
             yield Write(letters, self.number, letter.key or b"", encode(letter), [])
+        for command in gathered.commands:
+            name = TOPIC_OF[type(command)].name(prefix)
+            yield Write(name, self.number, member_key(command.program_id, command.member_id), encode(command), [])
         for key, one in gathered.rows.items():
             yield Write(rows, self.number, key, None if one is None else encode(one), [])
 

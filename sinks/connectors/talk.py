@@ -20,7 +20,7 @@ Offer: TypeAlias = "tuple[Partition, Entry]"
 
 
 class Talk:
-    """Its entries are begun by `hold`, and ended by whoever called it."""
+    """Its entries are begun already, and ended by whoever calls `hold`."""
 
     def __init__(
         self, run: "Run", exchange: Exchange, batch: Sequence[Offer], *, turn: Callable[[], Awaitable[None]], timeout_max_s: float
@@ -48,8 +48,6 @@ class Talk:
 
     async def hold(self) -> Sequence[Written]:
         """What became of each member, in order. Raises Unanswered, and whatever the translator raises."""
-        for _, entry in self._batch:
-            entry.begin()
         states = await self._run.with_profiles([state_of(entry) for _, entry in self._batch])
         conversation = self._run.write.begin(self._run.target, states, time.time_ns() // 1_000_000)
         try:
