@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jwk, jwt
 
 from infra.fakes.salesforce_pubsub import CONTACT_CHANGE_EVENT, PubSubFake, change_event
-from infra.fakes.server import FakeServer, Handler
+from infra.fakes.server import FakeServer, Handler, Misbehaviour
 
 TOPIC = "/data/ContactChangeEvent"
 OBJECT, KEY = "Contact", "Loyalty_Id__c"
@@ -99,6 +99,16 @@ class SalesforceFake(FakeServer):
             "login_url": self.base_url, "client_id": self.consumer_key, "username": self.username, "private_key": key_pair()[0],
         }  # fmt: skip
 
+    def fail_at_random(self, seed: int, share: float, *misbehaviours: Misbehaviour) -> None:
+        """The bus, too."""
+        super().fail_at_random(seed, share, *misbehaviours)
+        self.bus.fail_at_random(seed, share)
+
+    def behave(self) -> None:
+        super().behave()
+        self.bus.failures.clear()
+        self.bus.fails = lambda: None
+
     # People at work.
 
     async def create(self, *, origin: str = ORIGIN, **fields: Any) -> str:
@@ -131,7 +141,7 @@ class SalesforceFake(FakeServer):
     ) -> dict[str, Any]:  # fmt: skip
         """A change event on the bus; its header."""
         self.commit_number += 728
-        header = {
+        header: dict[str, Any] = {
             "entityName": OBJECT, "recordIds": [record_ids] if isinstance(record_ids, str) else record_ids, "changeType": kind, "changeOrigin": origin,
             "transactionKey": transaction_key or str(uuid.uuid4()), "sequenceNumber": sequence, "commitTimestamp": int(time.time() * 1000),
             "commitNumber": self.commit_number,

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import random
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -141,6 +142,9 @@ class Failure:
     """Without an error: the stream just ends."""
 
 
+FAILURES = (Failure(), Failure(ends=True), Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED), Failure(code=grpc.StatusCode.INTERNAL))
+
+
 class PubSubFake:
     """One organization's bus. `fetches` are all FetchRequests as they came."""
 
@@ -159,6 +163,9 @@ class PubSubFake:
         """Topic -> ids below this one are not known any more."""
         self.topics: set[str] = set()
         self.failures: deque[Failure] = deque()
+        """Used up one by one, by the next responses."""
+        self.fails: Callable[[], Failure | None] = lambda: None
+        """Asked when there are none."""
         self.fetches: list[Any] = []
         self.metadata: list[dict[str, str]] = []
         self.requests: Counter[str] = Counter()
@@ -225,6 +232,11 @@ class PubSubFake:
             self.failures.extend(failures)
             self._changed.notify_all()
 
+    def fail_at_random(self, seed: object, share: float) -> None:
+        """From now on this share of all responses is a failure in their place, the same for the same seed."""
+        chance = random.Random(str(seed))
+        self.fails = lambda: chance.choice(FAILURES) if chance.random() < share else None
+
     # The bus.
 
     async def _check(self, context: Any) -> None:
@@ -254,8 +266,8 @@ class PubSubFake:
         try:
             while True:
                 batch = await self._next(topic, place, credit)
-                if self.failures:
-                    wrong = self.failures.popleft()
+                wrong = self.failures.popleft() if self.failures else self.fails()
+                if wrong is not None:
                     if wrong.ends:
                         return
                     if wrong.error_code:

@@ -8,11 +8,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
-import grpc
 import pytest
 
 from infra.fakes.salesforce import TOPIC, SalesforceFake
-from infra.fakes.salesforce_pubsub import Failure
+from infra.fakes.salesforce_pubsub import FAILURES
 from schemas.contract import Command
 from schemas.records import MemberStatus, ProfileChange
 from streams.connectors.contract import Cursor, Found, Hint
@@ -25,7 +24,6 @@ from tests.connectors.support import NOW_MS, poll_fake, state_of, write_fake
 STEPS = 60
 FIELDS = ("FirstName", "LastName", "Email", "Phone")
 STATUSES = {"Active": MemberStatus.ACTIVE, "Suspended": MemberStatus.SUSPENDED}
-FAILURES = (Failure(), Failure(ends=True), Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED), Failure(code=grpc.StatusCode.INTERNAL))
 
 
 class Members:
