@@ -237,35 +237,32 @@ def json_form(payload: bytes, schema: Schema) -> dict[str, Any]:
         raise ContractError("AVRO_INVALID", f"the event is not what its schema promises: {type(error).__name__}") from None
     if stream.read(1):
         raise ContractError("AVRO_INVALID", "the event is longer than its schema promises")
-    header = record.get(HEADER)
-    if not isinstance(header, Mapping):
-        return _plain(record, schema.parsed, schema)
-    marked = {name: bitmaps.names(header.get(name) or (), schema.parsed, schema.named) for name in BITMAP_FIELDS}
-    fields = _plain({name: value for name, value in record.items() if name != HEADER}, schema.parsed, schema)
-    return {HEADER: {**header, **marked}, **_said(fields)}
+    said = _said(record, schema.parsed, schema)
+    header = said.get(HEADER)
+    if isinstance(header, dict):
+        header |= {name: bitmaps.names(header.get(name) or (), schema.parsed, schema.named) for name in BITMAP_FIELDS}
+    return said
 
 
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is null: that has not changed, unless the header names it."""
-    return {name: _said(value) if isinstance(value, Mapping) else value for name, value in fields.items() if value is not None}
-
-
-def _plain(record: Mapping[str, Any], avro: Any, schema: Schema) -> dict[str, Any]:
-    """Times and days as texts; a schema's `doc` says that a number is one: "CreatedDate:DateTime"."""
+def _said(record: Mapping[str, Any], avro: Any, schema: Schema) -> dict[str, Any]:
+    """Without what is null: that has not changed, unless the header names it. Times and days as texts; a schema's `doc` says that a number is
+    one: "CreatedDate:DateTime"."""
     found: dict[str, Any] = {}
     for field in avro["fields"]:
-        value = record.get(field["name"])
-        inner = bitmaps.record_type(field["type"], schema.named)
-        if isinstance(value, Mapping) and inner is not None:
-            found[field["name"]] = _plain(value, inner, schema)
+        name, value = field["name"], record.get(field["name"])
+        if value is None:
+            continue
+        inner = bitmaps.record_type(field["type"], schema.named) if isinstance(value, dict) else None
+        if inner is not None:
+            found[name] = _said(value, inner, schema)
         elif isinstance(value, datetime):
-            found[field["name"]] = value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            found[name] = value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         elif isinstance(value, date):
-            found[field["name"]] = value.isoformat()
+            found[name] = value.isoformat()
         elif type(value) is int and "Date" in str(field.get("doc", "")):
-            found[field["name"]] = _time(value, str(field["doc"]))
-        elif field["name"] in record:
-            found[field["name"]] = value
+            found[name] = _time(value, str(field["doc"]))
+        else:
+            found[name] = value
     return found
 
 
