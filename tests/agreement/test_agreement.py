@@ -1,22 +1,26 @@
 """Real processes on real parts: under traffic no copy is called wrong; each seeded corruption is found, named with its cause, and mended if a
 publication can mend it. One world for all, and the tests of this file follow one another."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import redis
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY
 from rocksdict import Options
 
 from schemas.codec import Codec
@@ -27,11 +31,13 @@ from sinks.clickhouse import connect
 from sinks.redis_cache import balance_key
 from streams import configuration, kafka, topics
 from streams.agreement.comparison import Scope
+from streams.agreement.job import Agreement
 from streams.agreement.model import Cause, Difference, Store
 from streams.agreement.run import Summary, reconcile
 from streams.configuration import new_webhook_secret
 from streams.engine.state import PartitionState
 from streams.ingress.commands import TOPIC_OF
+from streams.scheduling.job import Run
 from streams.settings import PREFIX, Settings
 from streams.tables import app_id, changelog_name
 from tests.e2e import oracle
@@ -43,7 +49,7 @@ TIMEOUT_S = 60
 MEMBERS = tuple(
     f"M-{what}" for what in (
         "WELL", "ROW", "CHANGED-LOG", "GONE-LOG", "LEDGER-GONE", "LEDGER-TWICE", "LEDGER-CHANGED", "EVENT-GONE", "EVENT-CHANGED", "PROFILE-GONE",
-        "PROFILE-CHANGED", "REDIS-GONE", "REDIS-CHANGED", "JOURNAL-GAP",
+        "PROFILE-CHANGED", "REDIS-GONE", "REDIS-CHANGED", "JOURNAL-GAP", "LEDGER-DEAD",
     )
 )  # fmt: skip
 ENTRIES = 3
@@ -171,7 +177,17 @@ def earn(member: str, number: int) -> Transaction:
     )  # fmt: skip
 
 
-def test_under_traffic_nothing_is_called_wrong(world: World) -> None:
+def owned(world: World, url: str) -> set[int]:
+    """Partitions whose accounts this worker shows."""
+    found = set()
+    for partition in range(world.settings.kafka_partitions):
+        asked = Request(f"{url}/internal/accounts?partition={partition}&limit=1", headers={"Authorization": f"Bearer {world.settings.internal_token}"})
+        with suppress(OSError), urlopen(asked, timeout=10):
+            found.add(partition)
+    return found
+
+
+def test_under_traffic_and_while_partitions_move_nothing_is_called_wrong(world: World) -> None:
     stop = threading.Event()
     sent = []
 
@@ -182,16 +198,26 @@ def test_under_traffic_nothing_is_called_wrong(world: World) -> None:
             number += 1
             sent.append(number)
 
+    def agrees() -> bool:
+        before = len(sent)
+        summary, found = world.compare(wait_s=20.0)
+        assert len(sent) > before, "the traffic went on meanwhile"
+        assert [one for one in found if one.cause is not Cause.LAG] == []
+        return summary.members == len(MEMBERS)
+
     thread = threading.Thread(target=traffic)
     thread.start()
     try:
         wait_until(lambda: len(sent) > 20, TIMEOUT_S)
-        for _ in range(2):
-            before = len(sent)
-            summary, found = world.compare(wait_s=20.0)
-            assert len(sent) > before, "the traffic went on meanwhile"
-            assert [one for one in found if one.cause is not Cause.LAG] == []
-            assert summary.members == len(MEMBERS)
+        first = world.settings.worker_urls
+        second = world.start("worker")
+        world.settings = replace(world.settings, worker_urls=f"{first},{second.url}")
+        wait_until(lambda: agrees() and len(owned(world, second.url)) == 1, 2 * TIMEOUT_S)
+        leaving = threading.Thread(target=second.stop)
+        leaving.start()
+        wait_until(lambda: agrees() and len(owned(world, first)) == 2, 2 * TIMEOUT_S)
+        leaving.join()
+        world.settings = replace(world.settings, worker_urls=first)
     finally:
         stop.set()
         thread.join()
@@ -210,7 +236,8 @@ def test_when_all_is_quiet_all_agree_and_the_command_says_so(world: World) -> No
 def corrupt_row(world: World) -> None:
     """A worker's local row of M-ROW, while the worker does not run: when it starts, it trusts its disk."""
     assert world.processes[0].stop() == 0
-    (path,) = [path for path in Path(world.settings.home, "worker").rglob("partition-*.v1") if (holds := _state(path)) and holds[1]]
+    # Of the folder that the worker claims first; the second one's may still hold the partition.
+    path = next(path for path in sorted(Path(world.settings.home, "worker").rglob("partition-*.v1")) if _has_row(path))
     state = PartitionState(path, _options())
     account = world.account("M-ROW")
     state.apply({"accounts": {member_key("grand", "M-ROW"): world.codec.encode(replace(account, available_points=7))}}, {}, None)
@@ -222,10 +249,10 @@ def _options() -> Options:
     return Options(raw_mode=True)
 
 
-def _state(path: Path) -> tuple[Path, bool]:
+def _has_row(path: Path) -> bool:
     state = PartitionState(path, _options())
     try:
-        return path, state.get("accounts", member_key("grand", "M-ROW")) is not None
+        return state.get("accounts", member_key("grand", "M-ROW")) is not None
     finally:
         state.close()
 
@@ -243,6 +270,12 @@ def corrupt(world: World) -> None:
         f"INSERT INTO ledger_entries SELECT * REPLACE({ENTRIES + 1} AS entry_sequence) FROM"
         f" (SELECT * FROM ledger_entries FINAL WHERE member_id = 'M-LEDGER-TWICE' AND entry_sequence = {ENTRIES})"
     )
+    world.sql(
+        "INSERT INTO dead_letters (dead_letter_id, stage, reason, processor, topic, partition, offset, key)"
+        f" SELECT 'dl-1', 'sink', 'ROW_INVALID', 'clickhouse', '{entries}', source_partition, source_offset, 'grand/M-LEDGER-DEAD'"
+        " FROM ledger_entries FINAL WHERE member_id = 'M-LEDGER-DEAD' AND entry_sequence = 2"
+    )
+    world.sql("DELETE FROM ledger_entries WHERE member_id = 'M-LEDGER-DEAD' AND entry_sequence = 2")
     world.sql("ALTER TABLE ledger_entries UPDATE points_delta = 5 WHERE member_id = 'M-LEDGER-CHANGED' AND entry_sequence = 2")
     world.sql("DELETE FROM loyalty_events WHERE member_id = 'M-EVENT-GONE' AND sequence = 2")
     world.sql("ALTER TABLE loyalty_events UPDATE available_points = 5 WHERE member_id = 'M-EVENT-CHANGED' AND sequence = 3")
@@ -271,6 +304,7 @@ EXPECTED = {
     ("M-JOURNAL-GAP", Store.JOURNAL, Cause.MISSING, ""),
     ("M-LEDGER-GONE", Store.LEDGER_ROWS, Cause.MISSING, ""),
     ("M-LEDGER-TWICE", Store.LEDGER_ROWS, Cause.DOUBLED, ""),
+    ("M-LEDGER-DEAD", Store.LEDGER_ROWS, Cause.DEAD_LETTER, ""),
     ("M-LEDGER-CHANGED", Store.LEDGER_ROWS, Cause.ALTERED, ""),
     ("M-EVENT-GONE", Store.EVENT_ROWS, Cause.MISSING, ""),
     ("M-EVENT-CHANGED", Store.EVENT_ROWS, Cause.ALTERED, ""),
@@ -304,15 +338,24 @@ def test_each_corruption_is_found_named_and_mended_by_what_is_published(world: W
     assert {one.member_id for one in left} == {"M-ROW", "M-CHANGED-LOG", "M-GONE-LOG", "M-JOURNAL-GAP", "M-LEDGER-TWICE"}
 
 
-def test_a_run_is_kept_in_clickhouse_and_in_a_report(world: World) -> None:
-    summary, found = world.compare(run_id="reconcile/test")
+def test_the_nightly_run_is_kept_in_clickhouse_in_a_report_and_in_metrics(world: World) -> None:
+    began_s = time.time()
+    outcome = asyncio.run(Agreement().run(Run(
+        run_id="reconcile/test", job="reconcile", scheduled_for_ms=0, started_at_ms=0, cadence=Agreement().default, previous=None, stop=asyncio.Event(),
+        settings=world.settings, configuration=configuration.load(world.settings), codec=world.codec,
+    )))  # fmt: skip
     client = connect(world.settings)
     try:
         (row,) = client.query("SELECT members, differences FROM agreement_runs FINAL WHERE run_id = 'reconcile/test'").result_rows
         kept = client.query("SELECT count() FROM agreement_differences FINAL WHERE run_id = 'reconcile/test'").result_rows
     finally:
         client.close()
-    assert (row, kept) == ((summary.members, summary.differences), [(len(found),)])
+    differences = sum(outcome.counts.values())
+    assert (row, outcome.rows) == ((len(MEMBERS), differences), len(MEMBERS))
     lines = Path(world.settings.home, "reports", "reconcile-test.jsonl").read_text().splitlines()
-    assert len(lines) == len(found) + 1
-    assert json.loads(lines[-1])["summary"]["differences"] == summary.differences
+    assert [(len(lines) - 1,)] == kept
+    assert json.loads(lines[-1])["summary"]["differences"] == differences
+    counted = REGISTRY.get_sample_value("loyalty_agreement_differences", {"store": Store.TABLE, "cause": Cause.DRIFT})
+    assert counted == outcome.counts[f"{Store.TABLE} {Cause.DRIFT}"] >= 1
+    done_s = REGISTRY.get_sample_value("loyalty_agreement_done_timestamp_seconds")
+    assert done_s is not None and done_s >= began_s
