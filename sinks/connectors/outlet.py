@@ -196,6 +196,7 @@ class Outlet:
                 self._enqueue(partition, entry, entry.ready_s)
                 continue
             entry.begin()  # At once: until then it could be chosen a second time.
+            partition.writing.add(entry.member)
             batch.append((partition, entry))
         return batch
 
@@ -243,6 +244,7 @@ class Outlet:
                 if entry.sent is not None and not self._is_closed and not entry.is_gone:
                     entry.broke_off(may_still_act=True, due_s=time.monotonic() + self._timing.settle_s, is_its_own=False)
                     partition.changed(entry)
+                partition.writing.discard(entry.member)
                 self.offer(partition, entry)
             self.pump()
 

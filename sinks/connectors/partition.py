@@ -62,6 +62,10 @@ class Partition:
         self.position = 0
         """Everything below is in hand, or has ended."""
         self.hand: dict[str, Entry] = {}
+        self.failing: dict[str, Entry] = {}
+        """Of them those that fail on their own, parked ones included."""
+        self.writing: set[str] = set()
+        """Of them those that are being written."""
         self.acts: set[str] = set()
         """Jobs of operators that are done here."""
         self.is_open = False
@@ -116,14 +120,14 @@ class Partition:
             superseded = entry.take(record)
             if superseded is not None:
                 self.ended(superseded, DeliveryResult.SUPERSEDED)
-        self._changed[member] = None
+        self.changed(entry)
         self._run.outlet.offer(self, entry)
 
     async def stop(self, drain_s: float) -> None:
         """Begin nothing further, wait for writes under way, write what has happened, give the partition up."""
         self.is_stopping = True
         deadline_s = time.monotonic() + drain_s
-        while any(entry.sent is not None for entry in self.hand.values()) and time.monotonic() < deadline_s:
+        while self.writing and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
         if self.is_open:
             await asyncio.wait((asyncio.ensure_future(self._last_commit()),), timeout=drain_s)
@@ -180,7 +184,9 @@ class Partition:
         now_ms, now_s = self._now_ms(), time.monotonic()
         for member, row in memory.members.items():
             try:
-                self.hand[member] = progress.entry_of(row, self._run.codec, now_ms, now_s)
+                entry = self.hand[member] = progress.entry_of(row, self._run.codec, now_ms, now_s)
+                if entry.is_parked or entry.attempts:
+                    self.failing[member] = entry
             except ContractError as error:
                 log.error("connector.row_unreadable", extra={"destination": self._run.target.name, "partition": self.number, "reason": error.reason})
         self.is_open = True
@@ -193,8 +199,8 @@ class Partition:
         self.is_open = False
         for entry in self.hand.values():
             entry.is_gone = True
-        self.hand.clear()
-        self._changed.clear()
+        for members in (self.hand, self.failing, self.writing, self._changed):
+            members.clear()
         self._gathered = Gathered()
         for waiter in self._waiters:
             if not waiter.done():
@@ -205,11 +211,16 @@ class Partition:
 
     def changed(self, entry: Entry) -> None:
         self._changed[entry.member] = None
+        if entry.is_parked or entry.attempts:
+            self.failing[entry.member] = entry
+        else:
+            self.failing.pop(entry.member, None)
 
     def finished(self, entry: Entry) -> None:
         """Nothing of the member is in hand any more."""
         entry.is_gone = True
         self.hand.pop(entry.member, None)
+        self.failing.pop(entry.member, None)
         self._changed[entry.member] = None
 
     def ended(self, record: Outgoing, result: DeliveryResult, *, reason: str = "", status: int | None = None, attempts: int = 0) -> None:
@@ -244,7 +255,7 @@ class Partition:
     def redrive(self, members: frozenset[str], before_ms: int) -> int:
         """Try these members again, or all, if they were parked by then; how many. A job is read again after a restart, and must do nothing then."""
         found = [
-            entry for entry in self.hand.values()
+            entry for entry in self.failing.values()
             if entry.is_parked and (not members or entry.member in members) and (entry.failing_since_ms or 0) <= before_ms
         ]  # fmt: skip
         for entry in found:

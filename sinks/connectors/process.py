@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from sinks.connectors.outlet import Outlet, Timing
 from sinks.connectors.partition import Partition
 from sinks.delivery.feed import Feed, Handlers
 from sinks.delivery.records import Outgoing, Undecodable
-from sinks.delivery.standing import Meters, Standing
+from sinks.delivery.standing import LANES_LOOKED_AT, Meters, Standing
 from sinks.schedule import Schedule
 from sinks.transport import Transport
 from streams import metrics, topics
@@ -219,10 +220,11 @@ class Run:
     def _standing(self) -> Standing:
         standing = Standing()
         for partition in self.partitions.values():
-            for entry in partition.hand.values():
-                standing.waiting += not entry.is_parked
-                standing.parked += entry.is_parked or bool(entry.attempts)
-                standing.blocked += entry.is_parked
+            parked = sum(entry.is_parked for entry in partition.failing.values())
+            standing.waiting += len(partition.hand) - parked
+            standing.parked += len(partition.failing)
+            standing.blocked += parked
+            for entry in islice(partition.hand.values(), LANES_LOOKED_AT):  # The oldest ones come first.
                 if not entry.is_parked:
                     standing.note(entry.newest.timestamp_ms)
         return standing
@@ -245,9 +247,8 @@ class Run:
     def lanes(self, limit: int, after: str) -> list[dict[str, Any]]:
         """Members that wait behind a failure of their own, by their names."""
         found = sorted(
-            (entry for partition in self.partitions.values() for entry in partition.hand.values() if entry.is_parked or entry.attempts),
-            key=lambda entry: entry.member,
-        )  # fmt: skip
+            (entry for partition in self.partitions.values() for entry in partition.failing.values()), key=lambda entry: entry.member
+        )
         now_s, now_ms = time.monotonic(), time.time_ns() // 1_000_000
         return [
             {
