@@ -14,8 +14,8 @@ from schemas.records import Transaction
 from streams import topics
 from streams.ingress.publisher import Publisher
 from streams.settings import Settings
+from tests.connectors.apaleo.test_apaleo import PAYLOADS
 from tests.ingress.support import CODEC, NOBODY, Decider, Service, basic_headers, make_configuration, read_all
-from tests.ingress.test_translators import PAYLOADS
 
 pytestmark = pytest.mark.stack
 
@@ -43,7 +43,7 @@ async def test_without_a_broker_the_service_says_so_and_takes_nothing() -> None:
         started_s = time.monotonic()
         answer = await service.post("transactions", EARN | {"transaction_id": "t"})
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert (await service.webhook("apaleo", (PAYLOADS / "apaleo_checked_out.json").read_bytes(), basic_headers())).status == 503
+        assert (await service.webhook("apaleo", (PAYLOADS / "checked_out.json").read_bytes(), basic_headers())).status == 503
         assert time.monotonic() - started_s < 2
     finally:
         service.stop()
