@@ -53,6 +53,8 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 # A broker that was killed comes back when its old registration has timed out: 5 s after its start instead of 11.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+# Nobody follows the metadata log, so no record twice a second has to show that the controller lives: a quarter of an idle broker's CPU time.
+metadata.max.idle.interval.ms=10000
 num.network.threads=2
 num.io.threads=4
 # A quarter of the heap by default.
