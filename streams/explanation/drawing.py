@@ -59,6 +59,8 @@ def _member(one: Row) -> Iterator[RenderableType]:
             f"{lane['destination']} is behind: {lane['waiting']} events from {lane['event_id']} on, {lane['attempts']} attempts since"
             f" {lane['failing_since']}, {state}: {lane['detail']}", "yellow"
         )  # fmt: skip
+    for receipt in one["receipts"]:
+        yield _line(receipt["ended_at"], "", "concluded", STYLES["concluded"], f"{receipt['destination']}: event {receipt['sequence']} {receipt['result']}")
     for letter in one["dead_letters"]:
         at = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         yield _line(letter["failed_at"], "", "given up", "red", f"{at} by {letter['processor']}: {letter['reason']}: {letter['detail']}")

@@ -23,8 +23,9 @@ Command = Enrolment | Transaction | ProfileChange | OfferActivation | MemberOper
 
 
 async def member(sources: Sources, program_id: str, member_id: str) -> Row | None:
-    """`program_id`, `member_id`, `account` (None: nobody is enrolled, or the worker does not answer), `cache`, `waiting`, `destinations`,
-    `dead_letters`. None: the programme knows nobody of this number, and nothing waits for it. Nothing of the profile."""
+    """`program_id`, `member_id`, `account` (None: nobody is enrolled, or the worker does not answer), `cache`, `waiting`, `destinations` (what
+    waits behind a failure), `receipts` (the last event with which each destination is done), `dead_letters`; nothing of the profile. None: the
+    programme knows nobody of this number, and nothing waits for it."""
 
     async def held() -> Row:
         return await sources.tables.held(program_id, member_id)
@@ -36,14 +37,15 @@ async def member(sources: Sources, program_id: str, member_id: str) -> Row | Non
     page, cache = await asyncio.gather(sources.ask(TABLE, held, nothing), sources.ask(CACHE, cached, None))
     if page["account"] is None and cache is None and not page["waiting"]:
         return None
-    lanes, letters = await asyncio.gather(
+    lanes, receipts, letters = await asyncio.gather(
         sources.ask(DESTINATIONS, lambda: behind(sources, f"{program_id}/{member_id}"), list[Row]()),
-        sources.history(query.dead_letters(member_key(program_id, member_id).decode())),
+        sources.history(query.receipts(program_id, member_id)), sources.history(query.dead_letters(member_key(program_id, member_id).decode())),
     )
     return {
         "program_id": program_id, "member_id": sources.log.shown(program_id, member_id), "account": page["account"] and account(page["account"]),
         "cache": cache and {name.removesuffix("_ms"): _time(value) if name.endswith("_ms") else value for name, value in cache.items()},
-        "waiting": [waiting(one, sources.settings.topic_prefix, member_id) for one in page["waiting"]], "destinations": lanes, "dead_letters": letters,
+        "waiting": [waiting(one, sources.settings.topic_prefix, member_id) for one in page["waiting"]], "destinations": lanes,
+        "receipts": receipts, "dead_letters": letters,
     }  # fmt: skip
 
 

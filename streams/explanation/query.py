@@ -8,32 +8,34 @@ from collections.abc import Collection, Mapping, Sequence
 from streams.history import Conditions, Query
 
 COMMANDS_MAX = 20
-STEPS_MAX = 200  # Of one kind, of one command.
+STEPS_MAX = 200  # Of one kind, of one command, on average.
 LINKED_MAX = 1000
 DEAD_LETTERS_MAX = 20
 
 Values = Mapping[str, str | Sequence[str]]
 
 _MEMBERS = "program_id IN {programs:Array(String)} AND member_id IN {members:Array(String)}"
-_OF_COMMANDS = f"{_MEMBERS} AND %s IN {{commands:Array(String)}}"
-_LAST = f"LIMIT {STEPS_MAX} BY program_id, %s"
+_ROWS = f"LIMIT {COMMANDS_MAX * STEPS_MAX}"
+
+
+def _once(table: str, condition: str, key: str, columns: str = "*") -> str:
+    """Rows that were mirrored again are there once, the newest of each. FINAL would read all columns of many rows to the same end."""
+    return f"SELECT {columns} FROM {table} WHERE {condition} ORDER BY {key}, mirrored_at DESC LIMIT 1 BY {key} {_ROWS}"
+
+
+_COMMANDS = "IN {commands:Array(String)}"
 STEPS = {
-    "sync_audit": f"FROM sync_audit FINAL WHERE {_OF_COMMANDS % 'command_id'} ORDER BY recorded_at, source_offset {_LAST % 'command_id'}",
-    "ledger_entries": (
-        f"FROM ledger_entries FINAL WHERE {_OF_COMMANDS % 'transaction_id'} ORDER BY recorded_at, member_id, entry_sequence {_LAST % 'transaction_id'}"
-    ),
-    "loyalty_events": f"FROM loyalty_events FINAL WHERE {_OF_COMMANDS % 'command_id'} ORDER BY recorded_at, member_id, sequence {_LAST % 'command_id'}",
-}  # fmt: skip
-"""Table -> its rows of some commands, in the order in which they came about."""
+    "sync_audit": _once("sync_audit", f"{_MEMBERS} AND command_id {_COMMANDS}", "program_id, member_id, audit_id"),
+    "ledger_entries": _once("ledger_entries", f"{_MEMBERS} AND transaction_id {_COMMANDS}", "program_id, member_id, entry_sequence"),
+    "loyalty_events": _once("loyalty_events", f"{_MEMBERS} AND command_id {_COMMANDS}", "program_id, member_id, sequence"),
+}
+"""Table -> its rows of some commands."""
 DELIVERIES = {
-    "delivery_attempts": (
-        "SELECT * EXCEPT (request_headers, request_body, response_headers, response_body) FROM delivery_attempts"
-        " WHERE hasAny(event_ids, {events:Array(String)}) ORDER BY started_at, attempt_id, mirrored_at DESC LIMIT 1 BY attempt_id"
-        f" LIMIT {COMMANDS_MAX * STEPS_MAX}"
+    "delivery_attempts": _once(
+        "delivery_attempts", "hasAny(event_ids, {events:Array(String)})", "attempt_id",
+        "* EXCEPT (request_headers, request_body, response_headers, response_body)",
     ),
-    "delivery_audit": (
-        f"SELECT * FROM delivery_audit FINAL WHERE {_MEMBERS} AND event_id IN {{events:Array(String)}} ORDER BY ended_at LIMIT {STEPS_MAX} BY event_id"
-    ),
+    "delivery_audit": _once("delivery_audit", f"{_MEMBERS} AND event_id IN {{events:Array(String)}}", "destination, source_partition, source_offset"),
 }  # fmt: skip
 """Table -> its rows of some events."""
 _FINDERS = (
@@ -99,7 +101,7 @@ def linked(command_ids: Sequence[str]) -> Query:
 
 def steps(table: str, whose: Values) -> Query:
     """`whose`: programs, members, commands. What other commands of these members and programmes have the same names comes along."""
-    return Query(f"SELECT * {STEPS[table]}", whose)
+    return Query(STEPS[table], whose)
 
 
 def deliveries(table: str, whose: Values, event_ids: Sequence[str]) -> Query:
@@ -108,22 +110,28 @@ def deliveries(table: str, whose: Values, event_ids: Sequence[str]) -> Query:
 
 def points_of(whose: Values) -> Query:
     """Entries that took these commands back, or moved points of lots that they made."""
-    sql = (
-        "SELECT program_id, member_id, transaction_id, reverses_transaction_id, kind, points_delta, lots, recorded_at FROM ledger_entries FINAL"
-        f" WHERE {_MEMBERS} AND (reverses_transaction_id IN {{commands:Array(String)}} OR hasAny(lots.lot_id, {{commands:Array(String)}}))"
-        f" AND transaction_id NOT IN {{commands:Array(String)}} ORDER BY recorded_at, entry_sequence LIMIT {LINKED_MAX}"
-    )
-    return Query(sql, whose)
+    moved = f"(reverses_transaction_id {_COMMANDS} OR hasAny(lots.lot_id, {{commands:Array(String)}}))"
+    columns = "program_id, member_id, transaction_id, reverses_transaction_id, kind, points_delta, lots, recorded_at"
+    key = "program_id, member_id, entry_sequence"
+    return Query(_once("ledger_entries", f"{_MEMBERS} AND {moved} AND transaction_id NOT {_COMMANDS}", key, columns), whose)
 
 
 def ends_of(whose: Values, holds: Sequence[str], vouchers: Sequence[str]) -> Query:
     """Events of the same holds and vouchers."""
-    sql = (
-        "SELECT program_id, member_id, command_id, kind, movement, points_delta, hold_id, voucher_code, recorded_at FROM loyalty_events FINAL"
-        f" WHERE {_MEMBERS} AND (hold_id IN {{holds:Array(String)}} OR voucher_code IN {{vouchers:Array(String)}})"
-        f" ORDER BY recorded_at, sequence LIMIT {LINKED_MAX}"
-    )
+    same = "(hold_id IN {holds:Array(String)} OR voucher_code IN {vouchers:Array(String)})"
+    columns = "program_id, member_id, command_id, kind, movement, points_delta, hold_id, voucher_code, recorded_at"
+    sql = _once("loyalty_events", f"{_MEMBERS} AND {same}", "program_id, member_id, sequence", columns)
     return Query(sql, {**whose, "holds": holds, "vouchers": vouchers})
+
+
+def receipts(program_id: str, member_id: str) -> Query:
+    """destination, sequence, result, ended_at of the last event about a member with which each destination is done."""
+    sql = (
+        "SELECT destination, max(sequence) AS sequence, argMax(toString(result), sequence) AS result, argMax(ended_at, sequence) AS ended_at"
+        " FROM (SELECT destination, sequence, result, ended_at FROM delivery_audit"
+        " WHERE program_id = {program:String} AND member_id = {member:String} AND kind != 'MEMBER_READ') GROUP BY destination ORDER BY destination"
+    )
+    return Query(sql, {"program": program_id, "member": member_id})
 
 
 def dead_letters(key: str) -> Query:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from schemas.codec import Codec
 from streams.destinations.model import Destination
-from streams.errors import UnavailableError
+from streams.errors import ContractError, UnavailableError
 from streams.explanation.log import Log
 from streams.history import Query, Reader
 from streams.ingress.accounts import Accounts
@@ -18,7 +18,7 @@ from streams.settings import Settings
 T = TypeVar("T")
 Row = dict[str, Any]
 
-ANSWER_S = 8.0
+ANSWER_S = 6.0
 """Of each question. What did not answer one is asked no more."""
 HISTORY, LOG, TABLE, CACHE, DESTINATIONS = "history", "log", "table", "cache", "destinations"
 
@@ -49,7 +49,7 @@ class Sources:
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await work()
-        except UnavailableError as error:
+        except (UnavailableError, ContractError) as error:  # The latter: a record of a version that is newer than this one.
             self.not_reached[source] = str(error)
         except TimeoutError:
             self.not_reached[source] = f"no answer within {ANSWER_S:.0f} s"

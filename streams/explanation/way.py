@@ -295,10 +295,13 @@ def _shown(way: Way, others: list[Row], stored: Sequence[Row]) -> Row:
     times = [_moment(one["at"]) for one in raw]
     for number, one in enumerate(raw):
         one["after_ms"] = _ms(times[number] - times[number - 1]) if number else 0
+    # Who was commanded comes first: the number, where it waited under an external id.
+    heard = {row["member_id"] for row in way.rows["sync_audit"]}
+    members = sorted(way.members, key=lambda name: (name not in heard, name.startswith(ADDRESS_MARK)))
     # Rows may be mirrored again, long afterwards.
     ends = [at for at, one in zip(times, raw, strict=True) if one["step"] != "mirrored"]
     return {
-        "program_id": way.program_id, "member_id": way.members[0], "members": way.members, "command_id": way.command_id,
+        "program_id": way.program_id, "member_id": members[0], "members": members, "command_id": way.command_id,
         "waits_for": _waits_for(way), "total_ms": _ms(ends[-1] - ends[0]) if ends else 0, "steps": raw, "related": others,
     }  # fmt: skip
 
