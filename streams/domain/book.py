@@ -120,11 +120,14 @@ class Book:
 
     def by_clock(self, due_at_ms: int) -> None:
         """What is recorded from now on happens by itself, and happened when it was due."""
-        self.cause = replace(
-            self.cause, command_id=f"due:{due_at_ms}", stream=CLOCK_STREAM, source_system=CLOCK_SYSTEM, reason=None, occurred_at_ms=due_at_ms
-        )
+        self.cause = replace(self.cause, stream=CLOCK_STREAM, source_system=CLOCK_SYSTEM, reason=None)
+        self.dated(due_at_ms)
         self.command = None
         self._set_time(due_at_ms)
+
+    def dated(self, due_at_ms: int) -> None:
+        """What is recorded from now on by itself was due then; the time is as it was."""
+        self.cause = replace(self.cause, command_id=f"due:{due_at_ms}", occurred_at_ms=due_at_ms)
 
     def resume(self, cause: Cause, command: Command | None, now_ms: int) -> None:
         """What is recorded from now on is the record's doing again."""

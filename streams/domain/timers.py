@@ -5,7 +5,7 @@ nothing else happens to them; either way everything happens in the order and wit
 the number of ticks nor their delay shows in a ledger.
 """
 
-from schemas.records import Account, EntryKind, ProfileOperation, VoucherState
+from schemas.records import Account, EntryKind, Lot, ProfileOperation, VoucherState
 from streams.domain import ledger, tiers, vouchers
 from streams.domain.book import Book
 from streams.domain.facts import ProfileVersioned, StatusChanged
@@ -41,16 +41,17 @@ def catch_up(book: Book) -> None:
     now_ms = book.now_ms
     cause, command = book.cause, book.command
     while (due_ms := next_due_ms(book.account)) is not None and due_ms <= now_ms:
-        # What was due before it was known (a late earn whose points have expired) happens at once, not before what has happened.
+        # What was due before it was known (a late earn whose points have expired) happens at once, not before what has happened. Points move
+        # with the effective time at which they were due all the same: what came in late for its period leaves in its period.
         at_ms = max(due_ms, book.account.clock_ms)
         book.by_clock(at_ms)
         tiers.roll(book)
-        _happen(book, at_ms)
+        _happen(book, due_ms, at_ms)
         book.touch(clock_ms=at_ms)
     book.resume(cause, command, now_ms)
 
 
-def _happen(book: Book, at_ms: int) -> None:
+def _happen(book: Book, due_ms: int, at_ms: int) -> None:
     account = book.account
     if account.scheduled_at_ms is not None and account.scheduled_at_ms <= at_ms and account.scheduled_status is not None:
         status, reason = account.scheduled_status, account.scheduled_reason
@@ -60,16 +61,8 @@ def _happen(book: Book, at_ms: int) -> None:
             book.record(StatusChanged(status=status, reason=reason))
             ledger.unpark(book)
             book.record(ProfileVersioned(operation=ProfileOperation.CHANGE, changed=("status",)))
-    activated = [
-        lot for lot in book.account.lots
-        if lot.pending and lot.remaining and lot.available_from_ms is not None and lot.available_from_ms <= at_ms
-    ]  # fmt: skip
-    if activated:
-        ledger.make_available(book, activated, f"due:{at_ms}")
-    for hold in book.account.holds:
-        if hold.expires_at_ms is not None and hold.expires_at_ms <= at_ms:
-            ledger.let_go(book, hold, "EXPIRY")
-    expire(book, at_ms)
+    _move(book, due_ms, at_ms)
+    book.dated(at_ms)
     for opened in book.account.vouchers:
         if opened.expires_at_ms is not None and opened.expires_at_ms <= at_ms:
             voucher = book.voucher(opened.voucher_code)
@@ -80,9 +73,30 @@ def _happen(book: Book, at_ms: int) -> None:
         tiers.end_period(book)
 
 
+def _move(book: Book, due_ms: int, at_ms: int) -> None:
+    """Points whose instant has come by then, though never before they came."""
+    account = book.account
+    activated = [
+        lot for lot in account.lots if lot.pending and lot.remaining and lot.available_from_ms is not None and lot.available_from_ms <= due_ms
+    ]
+    ended = [hold for hold in account.holds if hold.expires_at_ms is not None and hold.expires_at_ms <= due_ms]
+    came_ms = [lot.earned_at_ms for lot in (*activated, *_expired(account, due_ms))] + [hold.placed_at_ms for hold in ended]
+    effective_ms = min(at_ms, max([due_ms, *came_ms]))
+    book.dated(effective_ms)
+    if activated:
+        ledger.make_available(book, activated, f"due:{effective_ms}")
+    for hold in ended:
+        ledger.let_go(book, hold, "EXPIRY")
+    expire(book, due_ms)
+
+
+def _expired(account: Account, at_ms: int) -> list[Lot]:
+    return [lot for lot in account.lots if lot.remaining and lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms]
+
+
 def expire(book: Book, at_ms: int) -> None:
     """Points whose time is over: one movement for all lots of one instant."""
-    if any(lot.remaining and lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms for lot in book.account.lots):
+    if _expired(book.account, at_ms):
         moved = Movement(book)
         moved.expire(at_ms)
         moved.commit(EntryKind.EXPIRY)

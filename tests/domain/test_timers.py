@@ -1,5 +1,6 @@
 """What happens by itself: in the order and with the effective time of its due instants, however many ticks there are and however late."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -128,14 +129,69 @@ def test_the_account_says_when_it_is_to_be_looked_at() -> None:
     assert len(dues) <= len(EXPECTED) + 1, "at most one vain look"
 
 
-def test_what_was_due_before_it_was_known_does_not_happen_before_what_has_happened() -> None:
-    """A late earn whose points have expired: the expiry is told at the log's time, after the earn."""
+def test_what_was_due_before_it_was_known_moves_points_with_its_own_time_but_behind_what_has_happened() -> None:
+    """A late earn whose points have expired: pending, available and gone in its periods, and in the log's order after the earn."""
     shell = eventful()
     shell.tick(day(50))
     settlement = shell.send(earn(5, occurred_at_ms=day(0)), ingested_at_ms=day(51))
-    assert told(settlement.events) == [("BALANCE_CHANGED", 0), ("BALANCE_CHANGED", 51), ("BALANCE_CHANGED", 51)]
+    assert told(settlement.events) == [("BALANCE_CHANGED", 0), ("BALANCE_CHANGED", 10), ("BALANCE_CHANGED", 40)]
     assert [entry.points_delta for entry in settlement.entries] == [5, 5, -5]
     assert [entry.account for entry in settlement.entries] == ["pending", "available", "available"]
+    assert shell.account is not None and shell.account.clock_ms == day(51)
+
+
+def test_points_never_leave_before_they_came() -> None:
+    shell = eventful()
+    settlement = shell.send(earn(5, occurred_at_ms=day(14), expires_at_ms=day(13), available_from_ms=day(12)), ingested_at_ms=day(15))
+    assert told(settlement.events) == [("BALANCE_CHANGED", 14)] * 3
+
+
+RULES = st.sampled_from([
+    Expiry(), Expiry(rule=ExpiryRule.AFTER_DAYS, days=200), Expiry(rule=ExpiryRule.END_OF_MONTH, months=3), Expiry(rule=ExpiryRule.END_OF_YEAR),
+    Expiry(rule=ExpiryRule.FIXED_DAY, days=100, month=4, day=1),
+])  # fmt: skip
+EARNED = st.lists(
+    st.tuples(st.integers(0, 1_500), st.integers(1, 500), st.none() | st.integers(1, 900), st.none() | st.integers(1, 300)), min_size=1, max_size=6
+)
+"""Day, points; days until they expire and until they are available, if the row says so."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(RULES, EARNED, st.integers(1_400, 3_000))
+def test_a_loaded_past_moves_points_in_the_periods_in_which_they_would_have_moved(
+    expiry: Expiry, rows: list[tuple[int, int, int | None, int | None]], loaded_on: int
+) -> None:
+    """The same earns at their times, and all of them long afterwards in any order: the same movements at the same effective times."""
+    loaded_on = max(loaded_on, *(on for on, *_ in rows), 0)
+    program = replace(PROGRAMME, expiry=expiry)
+    commands = [
+        earn(
+            points, transaction_id=f"pms:{number}", occurred_at_ms=day(on), expires_at_ms=None if ends is None else day(on + ends),
+            available_from_ms=None if begins is None else day(on + begins),
+        )
+        for number, (on, points, ends, begins) in enumerate(rows)
+    ]  # fmt: skip
+    then, loaded = (Shell(program=program).enrolled(occurred_at_ms=START) for _ in range(2))
+    for command in sorted(commands, key=lambda one: one.occurred_at_ms):
+        then.send(command, ingested_at_ms=command.occurred_at_ms)
+    then.tick(day(loaded_on))
+    for command in commands:
+        loaded.send(command, ingested_at_ms=day(loaded_on))
+    assert moved(then) == moved(loaded)
+    balance = 0
+    for (_, account, _), points in sorted(moved(loaded).items()):
+        balance += points if account == "available" else 0
+        assert balance >= 0, "as of every effective time"
+    assert loaded.account is not None
+    in_order(loaded.account, loaded.entries)
+
+
+def moved(shell: Shell) -> Counter[tuple[int, str, str]]:
+    """Effective time, account and kind -> points."""
+    found: Counter[tuple[int, str, str]] = Counter()
+    for entry in shell.entries:
+        found[entry.occurred_at_ms, entry.account, entry.kind.value] += entry.points_delta
+    return found
 
 
 def test_two_members_of_one_instant_do_not_share_ids() -> None:
