@@ -14,6 +14,7 @@ from infra.demo.telling import number_of
 from infra.demo.world import World
 
 REPORT = "liability"
+COMMANDS_MAX = 20  # As many as an explanation has at most: all of this guest.
 OWN_ACCOUNTS = ("available", "pending", "held")
 
 
@@ -37,7 +38,7 @@ async def explain_a_balance(world: World, step: Step) -> str:
     started_s = time.monotonic()
     shown = ("explain", member_id, "--limit", "1")
     step.show_output(f"loyalty {' '.join(shown)}", await _loyalty(world, *shown, "--program", program_id))
-    found = json.loads(await _loyalty(world, "explain", member_id, "--program", program_id, "--json"))
+    found = json.loads(await _loyalty(world, "explain", member_id, "--limit", str(COMMANDS_MAX), "--program", program_id, "--json"))
     entries = _entries(found)
     claim = f"{len(entries)} entries of the ledger, each with its cause, its rule and who was told of it: all that there are of {number_of(SAVING)}"
     step.equal(claim, sorted(entry["entry_sequence"] for entry in entries), list(range(1, page.entries + 1)), took_s=time.monotonic() - started_s)
