@@ -9,14 +9,8 @@ import re
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from streams.errors import ConfigurationError
 
@@ -55,18 +49,7 @@ async def _seed_people(fake: Any) -> None:
 
 
 async def _seed_successfactors(fake: Any) -> None:
-    """With a key for the assertions of the client, too: the fake checks that they are signed by it."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loyalty")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=365)).sign(key, hashes.SHA256())
-    )  # fmt: skip
-    fake.private_key = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    fake.certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    fake.make_client_key()
     await _seed_people(fake)
 
 

@@ -19,6 +19,10 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from infra.fakes.server import FakeServer
 
@@ -36,6 +40,8 @@ class SuccessFactorsFake(FakeServer):
         super().__init__(host, port, **rest)
         self.company_id, self.client_id, self.user = "ACME", "fake-api-key", "sfadmin"
         self.certificate = certificate
+        self.private_key = ""
+        """Of the certificate, PEM, if it was made here."""
         self.users: dict[str, dict[str, Any]] = {}
         self.codes: dict[str, deque[int]] = defaultdict(deque)
         """User -> codes of the next records about that user, in place of what would become of them."""
@@ -48,6 +54,20 @@ class SuccessFactorsFake(FakeServer):
         app.router.add_get("/odata/v2/User", self.can_fail("read", self._users))
         app.router.add_get("/odata/v2/EmpJob", self.can_fail("read", self._jobs))
         app.router.add_post("/odata/v2/upsert", self.can_fail("write", self._upsert))
+
+    def make_client_key(self) -> None:
+        """A key and a certificate for the OAuth client: assertions must be signed by it from now on."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loyalty")])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=365)).sign(key, hashes.SHA256())
+        )  # fmt: skip
+        self.private_key = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()  # fmt: skip
+        self.certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     # HR's side.
 
