@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENVIRONMENT_EXTRAS := embedded,registry,charts,test
 
-.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-deliveries bench-explain bench-mirror bench-sync lint up clean generate
+.PHONY: demo test test-registry chaos chaos-deliveries simulate bench bench-connectors bench-deliveries bench-explain bench-mirror bench-sync lint up clean generate
 
 $(VENV)/ready: setup.cfg pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -43,6 +43,9 @@ simulate: $(VENV)/ready      ## the pipeline in one process, months in seconds: 
 
 bench: $(VENV)/ready         ## the engine beside its peers and beside bare loops; takes half an hour and wants a quiet machine
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-connectors: $(VENV)/ready ## writes to each connected system's fake beside a bare loop of the same calls; ARGS="--quick" is short
+	$(BIN)/python -m tests.bench.connectors $(ARGS)
 
 bench-deliveries: $(VENV)/ready ## what webhooks can do beside a bare loop, and beside destinations that never answer; ARGS="--quick" is short
 	$(BIN)/python -m tests.bench.deliveries $(ARGS)
