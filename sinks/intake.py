@@ -293,7 +293,7 @@ class Intake(Generic[R]):
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         known = self._read_commits(consumer, assigned) if assigned else []
-        before = {tp.partition: Offsets(offsets.decode(tp.offset, tp.metadata), self._begin(consumer, tp)) for tp in known if not tp.error}
+        before = {tp.partition: self._progress(consumer, tp) for tp in known if not tp.error}
         with self._lock:
             for tp in assigned:
                 self._partitions[tp.partition] = before.get(tp.partition, Offsets())
@@ -317,15 +317,17 @@ class Intake(Generic[R]):
                     self._complain("read commits", error)
                     return []
 
-    def _begin(self, consumer: Consumer, committed: TopicPartition) -> int | None:
-        """Where reading begins: at the commit, or where the log does if it was cut off beyond it. None: not known."""
+    def _progress(self, consumer: Consumer, committed: TopicPartition) -> Offsets:
+        """What a commit says; reading begins at it, or where the log does if it was cut off beyond it."""
+        progress = offsets.decode(committed.offset, committed.metadata)
         if committed.offset < 0:
-            return None
+            return Offsets(progress)
         try:
-            return max(committed.offset, consumer.get_watermark_offsets(TopicPartition(self._topic_name, committed.partition), timeout=ANSWER_S)[0])
+            begin = consumer.get_watermark_offsets(TopicPartition(self._topic_name, committed.partition), timeout=ANSWER_S)[0]
         except KafkaException as error:
             self._complain("read the log's begin", error)
-            return None
+            return Offsets(progress)
+        return Offsets(progress, begin if begin > committed.offset else committed.offset - progress.marks)
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._commit(consumer, wait=True)

@@ -4,9 +4,9 @@ Only the offsets below the first unfinished record may be committed. What is fin
 for days while all others go on) is written into the commit's metadata, so that a restart does not deliver it again. The metadata is
 a hint of bounded size: what does not fit is delivered once more, nothing is ever lost.
 
-Metadata: `1;<next>;<delta>[:<minutes>],...`, all numbers in base 36: every record below `next` is finished, but for the listed
-ones, each given as the distance to the one before it (the first: to the committed offset), with the minute since 1970 in which its
-first attempt failed.
+Metadata: `1;<next>;<delta>[:<minutes>],...[;<marks>]`, all numbers in base 36: every record below `next` is finished, but for the
+listed ones, each given as the distance to the one before it (the first: to the committed offset), with the minute since 1970 in which its
+first attempt failed. `marks`: so many offsets before the commit are no records, but marks of transactions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,6 +27,8 @@ class Progress:
 
     next_offset: int = 0
     unfinished: Mapping[int, int | None] = field(default_factory=dict)
+    marks: int = 0
+    """Offsets right before the commit that were no records."""
 
     def is_finished(self, offset: int) -> bool:
         return offset < self.next_offset and offset not in self.unfinished
@@ -36,12 +38,13 @@ class Offsets:
     """Which records of one partition are under way. Offsets are added in the order of the log, which has gaps."""
 
     def __init__(self, before: Progress = Progress(), committed: int | None = None) -> None:
-        """`committed`: where whoever read before has come to, if it is known."""
+        """`committed`: offset behind the last record that whoever read before has finished, if it is known."""
         self._before = before
-        self._committed = committed
+        self._read = committed
         self._unfinished: dict[int, int | None] = {}
         self._next = 0  # Where reading goes on; 0: nothing was read yet.
         self._finished = -1  # The highest offset that was finished.
+        self._behind: dict[int, int] = {}  # Unfinished record -> what it follows, where that is not the offset before.
 
     def __len__(self) -> int:
         return len(self._unfinished)
@@ -53,7 +56,7 @@ class Offsets:
     @property
     def follows(self) -> int | None:
         """Offset behind the last record that was read, by this reader or the one before; None: not known."""
-        return self._next or self._committed
+        return self._read
 
     def add(self, offset: int) -> bool:
         """Note that a record was read; False if it needs no work: it is under way, or was finished before a restart."""
@@ -62,10 +65,12 @@ class Offsets:
         if offset < self._next:
             # The log went back: its broker lost the end of it. What is there now is new, whatever was known of these offsets.
             self._before = Progress()
-        self._next = offset + 1
+        before, self._next, self._read = self._read, offset + 1, offset + 1
         if self._before.is_finished(offset):
             return False
         self._unfinished[offset] = self.failing_since_ms(offset)
+        if before is not None and before < offset:
+            self._behind[offset] = before
         return True
 
     def add_all(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -75,8 +80,11 @@ class Offsets:
         is_new = listed[0] >= max(self._next, self._before.next_offset) and self._unfinished.keys().isdisjoint(listed)
         if is_new and (np.diff(offsets) > 0).all():  # As almost always: nothing is known of them.
             self._unfinished |= dict.fromkeys(listed)
-            self._next = listed[-1] + 1
-            return np.ones(len(listed), dtype=bool), np.concatenate(([-1 if before is None else before], offsets[:-1] + 1))
+            self._next = self._read = listed[-1] + 1
+            follow = np.concatenate(([-1 if before is None else before], offsets[:-1] + 1))
+            marked = (follow >= 0) & (follow < offsets)
+            self._behind |= zip(offsets[marked].tolist(), follow[marked].tolist(), strict=True)
+            return np.ones(len(listed), dtype=bool), follow
         needed: list[bool] = []
         follows: list[int] = []
         for offset in listed:
@@ -100,6 +108,7 @@ class Offsets:
         """Harmless for an offset that is not under way."""
         for offset in offsets:
             self._unfinished.pop(offset, None)
+            self._behind.pop(offset, None)
         self._finished = max((self._finished, *offsets))
 
     def commit(self) -> tuple[int, str] | None:
@@ -107,17 +116,20 @@ class Offsets:
         if self._next == 0:
             return None
         first = min(self._unfinished, default=self._next)
+        behind = self._behind.get(first, first) if self._unfinished else self._read
+        marks = 0 if behind is None else max(0, first - behind)
         if max(self._finished + 1, self._before.next_offset) <= first and first < self._next and not any(self._unfinished.values()):
-            return first, ""  # Nothing behind the commit is finished, and nothing failed: as in a sink that writes batches.
+            return first, encode(first, first, {}, marks)  # Nothing behind the commit is finished or failed: as in a sink that writes batches.
         # A restart may have read only a part of what the commit before it knew.
         known = {offset: since for offset, since in self._before.unfinished.items() if offset >= self._next}
-        return first, encode(first, max(self._next, self._before.next_offset), dict(sorted({**self._unfinished, **known}.items())))
+        return first, encode(first, max(self._next, self._before.next_offset), dict(sorted({**self._unfinished, **known}.items())), marks)
 
 
-def encode(committed: int, next_offset: int, unfinished: Mapping[int, int | None]) -> str:
+def encode(committed: int, next_offset: int, unfinished: Mapping[int, int | None], marks: int = 0) -> str:
     """Metadata of a commit; empty if there is nothing to say. `unfinished` is in rising order."""
+    end = f";{_base36(marks)}" if marks else ""
     if not unfinished:
-        return "" if next_offset == committed else f"{_VERSION};{_base36(next_offset)};"
+        return "" if next_offset == committed and not marks else f"{_VERSION};{_base36(next_offset)};{end}"
     parts: list[str] = []
     size, last = 0, committed
     for offset, since_ms in unfinished.items():
@@ -128,7 +140,7 @@ def encode(committed: int, next_offset: int, unfinished: Mapping[int, int | None
             break
         parts.append(part)
         last = offset
-    return f"{_VERSION};{_base36(next_offset)};{','.join(parts)}"
+    return f"{_VERSION};{_base36(next_offset)};{','.join(parts)}{end}"
 
 
 def decode(committed: int, metadata: str | None) -> Progress:
@@ -136,9 +148,11 @@ def decode(committed: int, metadata: str | None) -> Progress:
     version, _, rest = (metadata or "").partition(";")
     if version != _VERSION or committed < 0:
         return Progress()
-    horizon, _, listed = rest.partition(";")
+    horizon, _, rest = rest.partition(";")
+    listed, _, marks = rest.partition(";")
     try:
-        return Progress(int(horizon, 36), dict(_entries(committed, listed.split(",") if listed else ())))
+        unfinished = dict(_entries(committed, listed.split(",") if listed else ()))
+        return Progress(int(horizon, 36), unfinished, int(marks or "0", 36))
     except ValueError:
         return Progress()
 

@@ -202,7 +202,7 @@ def lag(settings: Settings, per_s: float, duration_s: float, console: Console) -
                 sent += 1
             producer.poll(0.005)
         producer.flush(30)
-        wait_until(lambda: is_mirrored(settings, MEMBERS + sent), STALL_S)
+        wait_until(lambda: is_mirrored(settings, sent), STALL_S)
         with urllib.request.urlopen(f"{sink.url}/metrics", timeout=10) as response:
             found = lags(response.read().decode())
         console.print(f"{sent:,} transactions in {duration_s:.0f} s")
@@ -212,12 +212,12 @@ def lag(settings: Settings, per_s: float, duration_s: float, console: Console) -
     return {"transactions_per_s": round(sent / duration_s), "lag_p99_at_most_s": found}
 
 
-def is_mirrored(settings: Settings, commands: int) -> bool:
-    """Whether each command has its answer in the history, and no topic has anything that is not there."""
+def is_mirrored(settings: Settings, earns: int) -> bool:
+    """Whether each has its entry in the history, and no topic has anything that is not there."""
     client = clickhouse.connect(settings)
-    answered = client.query("SELECT count() FROM sync_audit FINAL").result_rows[0][0]
+    entries = client.query("SELECT count() FROM ledger_entries FINAL").result_rows[0][0]
     client.close()
-    return answered == commands and not any(left_to_commit(settings, f"sink-clickhouse-{table.topic.stream}", table.topic) for table in TABLES)
+    return entries == earns and not any(left_to_commit(settings, f"sink-clickhouse-{table.topic.stream}", table.topic) for table in TABLES)
 
 
 def lags(text: str) -> dict[str, float]:

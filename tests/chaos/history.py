@@ -27,6 +27,7 @@ TOTALS = {
     "refusals_by_reason": "SELECT sum(refusals) FROM refusals_by_reason",
     "points_by_day_and_source": "SELECT sum(points) FROM points_by_day_and_source",
     "dead_letters": "SELECT count() FROM dead_letters FINAL",
+    "mirror_gaps": "SELECT count() FROM mirror_gaps WHERE kind = 'GAP'",  # None: what was read again is no gap.
 }
 KINDS = tuple(f"ClickHouse: {name} that differ" for name in (*QUERIES, *TOTALS))
 

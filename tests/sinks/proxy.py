@@ -1,4 +1,4 @@
-"""A proxy before ClickHouse that counts inserts, and answers them with any error a server could give."""
+"""A proxy before ClickHouse that counts inserts, delays them, loses their answers, and answers them with any error a server could give."""
 
 import asyncio
 import threading
@@ -20,6 +20,12 @@ class Proxy:
         self.failing: tuple[int, str] | None = None
         """Status and text with which every insert is answered instead of being passed on."""
         self.inserts = 0
+        self.delay_s = 0.0
+        """Of every insert before it is passed on."""
+        self.losing = 0
+        """Of so many inserts that were passed on, the answers get lost."""
+        self.unanswered = 0
+        """Requests for which no server was there."""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -50,16 +56,29 @@ class Proxy:
 
     async def _pass(self, request: web.Request) -> web.Response:
         body = await request.read()
-        if "INSERT" in request.query.get("query", "") or body[:10].upper().startswith(b"INSERT"):
+        is_insert = "INSERT" in request.query.get("query", "") or body[:10].upper().startswith(b"INSERT")
+        if is_insert:
             self.inserts += 1
             if self.failing is not None:
                 return _error(*self.failing)
+            await asyncio.sleep(self.delay_s)
         hop = ("host", "content-length", "transfer-encoding")
         keep = {name: value for name, value in request.headers.items() if name.lower() not in hop}
-        async with self._session.request(request.method, self.target + request.path_qs, data=body, headers=keep) as response:
-            drop = ("content-length", "transfer-encoding", "connection")
-            headers = {name: value for name, value in response.headers.items() if name.lower() not in drop}
-            return web.Response(status=response.status, body=await response.read(), headers=headers)
+        try:
+            async with self._session.request(request.method, self.target + request.path_qs, data=body, headers=keep) as response:
+                if is_insert and self.losing:
+                    self.losing -= 1
+                    return _bad_gateway()
+                drop = ("content-length", "transfer-encoding", "connection")
+                headers = {name: value for name, value in response.headers.items() if name.lower() not in drop}
+                return web.Response(status=response.status, body=await response.read(), headers=headers)
+        except aiohttp.ClientError:
+            self.unanswered += 1
+            return _bad_gateway()
+
+
+def _bad_gateway() -> web.Response:
+    return web.Response(status=502, text="Bad Gateway")
 
 
 def _error(status: int, text: str) -> web.Response:

@@ -21,17 +21,25 @@ def test_the_lowest_unfinished_record_bounds_the_commit() -> None:
     unit.finish(14)
     assert unit.commit() == (10, encode(10, 15, {10: None, 13: None}))
     unit.finish(10)
-    assert unit.commit() == (13, encode(13, 15, {13: None}))
+    assert unit.commit() == (13, encode(13, 15, {13: None}, 1))  # 12 is no record.
     unit.finish(13)
     assert unit.commit() == (15, "")
 
 
-def test_the_end_of_the_log_is_committed_although_its_last_record_is_a_mark_of_a_transaction() -> None:
+def test_marks_of_transactions_are_committed_but_are_no_records() -> None:
     unit = Offsets()
     unit.add(3)
     unit.reached(5)
+    assert unit.follows == 4
     unit.finish(3)
-    assert unit.commit() == (5, "")
+    assert unit.commit() == (5, encode(5, 5, {}, 1))
+    unit.add_all(np.array([5, 8]))
+    unit.finish(5)
+    assert unit.commit() == (8, encode(8, 8, {}, 2))
+    unit.finish(8)
+    assert unit.commit() == (9, "")
+    progress = decode(8, encode(8, 9, {8: MINUTE_MS}, 2))
+    assert progress == Progress(9, {8: MINUTE_MS}, 2)
 
 
 def test_a_restart_skips_what_was_finished_and_remembers_since_when_the_rest_fails() -> None:
