@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.contract import ID_CHARACTERS_MAX, Command
+from schemas.contract import ID_CHARACTERS_MAX, TIME_MS_MAX, Command
 from streams.connectors import values
 from streams.connectors.contract import Hint, Source, Translation
 from streams.connectors.salesforce import api, members
@@ -66,11 +66,15 @@ def change_of(payload: Mapping[str, Any]) -> Change:
         raise ContractError("TYPE_INVALID", f"{HEADER}.recordIds must be a list of texts, {RECORDS_MAX} at most")
     changed = {members.flat_name(name) for name in values.items(header, "changedFields") if isinstance(name, str)}
     fields = members.flat({name: value for name, value in payload.items() if name != HEADER})
+    commit_number, committed_at_ms = _whole(header, "commitNumber"), _whole(header, "commitTimestamp")
+    members.version(commit_number)
+    if committed_at_ms > TIME_MS_MAX:
+        raise ContractError("TIME_INVALID", f"{HEADER}.commitTimestamp is beyond the calendar")
     nulled = {members.flat_name(name): None for name in values.items(header, "nulledFields") if isinstance(name, str)}
     return Change(
         entity=values.required(header, "entityName"), record_ids=tuple(record_ids), kind=values.required(header, "changeType"),
         origin=values.text(header, "changeOrigin") or "", transaction_key=values.required(header, "transactionKey"),
-        sequence=_whole(header, "sequenceNumber"), commit_number=_whole(header, "commitNumber"), committed_at_ms=_whole(header, "commitTimestamp"),
+        sequence=_whole(header, "sequenceNumber"), commit_number=commit_number, committed_at_ms=committed_at_ms,
         changed=frozenset(changed), fields={**nulled, **fields},
     )  # fmt: skip
 

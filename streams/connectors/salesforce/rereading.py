@@ -5,7 +5,7 @@ For what change events do not say: gaps, overflows, ids that have run out of the
 
 from typing import Any
 
-from schemas.contract import Command
+from schemas.contract import TIME_MS_MAX, Command
 from streams.connectors import values
 from streams.connectors.contract import Answer, Found, Hint, Parked, Polling, Request, Source
 from streams.connectors.salesforce import api, changes, members
@@ -23,7 +23,9 @@ def read(source: Source, hint: Hint, body: bytes, received_at_ms: int) -> Pollin
     if not mark or not api.NAME.fullmatch(name) or not version.isdecimal() or not version.isascii():
         raise ContractError("HINT_INVALID", "a hint has the form OBJECT/ID and ...@VERSION")
     if record_id == changes.ALL:
-        return (yield from _read_all(source, name, int(said) if said.isdecimal() and said.isascii() else 0, int(version)))
+        if not said.isdecimal() or not said.isascii() or int(said) > TIME_MS_MAX:
+            raise ContractError("HINT_INVALID", "a hint at all records says since when")
+        return (yield from _read_all(source, name, int(said), int(version)))
     if not api.RECORD_ID.fullmatch(record_id):
         raise ContractError("HINT_INVALID", "a hint names a record by its id")
     is_deletion = hint.kind in DELETIONS

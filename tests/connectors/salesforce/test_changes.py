@@ -142,7 +142,8 @@ def test_changes_beyond_a_versions_room_are_read() -> None:
 
 
 @pytest.mark.parametrize("header", [
-    {"commitNumber": 0}, {"commitNumber": "1"}, {"commitNumber": 10**17}, {"commitTimestamp": None}, {"sequenceNumber": True}, {"transactionKey": ""},
+    {"commitNumber": 0}, {"commitNumber": "1"}, {"commitNumber": 10**17}, {"commitTimestamp": None}, {"commitTimestamp": 10**17},
+    {"sequenceNumber": True}, {"transactionKey": ""},
     {"recordIds": "0035f00000AbCdEAAV"}, {"recordIds": ["x' OR Id != '"]}, {"changeType": "SNAPSHOT"}, {"entityName": None}, {"recordIds": [1]},
 ])  # fmt: skip
 def test_a_header_that_is_none_is_refused(header: dict[str, Any]) -> None:

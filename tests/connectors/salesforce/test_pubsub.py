@@ -208,10 +208,13 @@ async def test_what_cannot_be_understood_is_parked_and_holds_nothing_up(org: Sal
     await org.bus.publish_bytes(TOPIC, schema_id, b"\xff\xff")
     await org.bus.publish_bytes(TOPIC, org.bus.add_schema({"type": "string"}), b"\x00")
     await org.tell("SNAPSHOT", [RECORD_ID], {})
+    org.commit_number, known = 10**17, org.commit_number
+    await org.tell("UPDATE", [RECORD_ID], {"LastName": "Okafor"})
+    org.commit_number = known
     await org.create(Loyalty_Id__c="M-1")
     async with feed(org) as stream:
-        found = await until(stream, 5)
-    assert [one.reason for step in found for one in step.parked] == ["AVRO_INVALID", "SCHEMA_INVALID", "TYPE_UNKNOWN"]
+        found = await until(stream, 6)
+    assert [one.reason for step in found for one in step.parked] == ["AVRO_INVALID", "SCHEMA_INVALID", "TYPE_UNKNOWN", "COMMIT_INVALID"]
     assert [one.member_id for step in found for one in step.commands] == ["M-1", "M-1"]
 
 

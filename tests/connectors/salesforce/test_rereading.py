@@ -94,6 +94,7 @@ def test_one_record_that_makes_no_sense_does_not_hold_up_the_others() -> None:
 
 @pytest.mark.parametrize("wrong", [
     hint("x' OR Id != '"), hint(RECORD_ID, delivery_id="1"), Hint(entity_id="Con tact/1", kind="?", delivery_id="@1"), hint(RECORD_ID, delivery_id="1@²"),
+    hint("*", delivery_id="x@1"), hint("*", delivery_id=f"{10**17}@1"),
 ])  # fmt: skip
 def test_a_hint_of_another_form_asks_for_nothing(wrong: Hint) -> None:
     with pytest.raises(ContractError, match="HINT_INVALID"):
