@@ -41,6 +41,24 @@ class Fields:
             raise ContractError("TIME_INVALID", f"{self._named(name)} must be a time of RFC 3339 with its offset")
         return at_ms
 
+    def texts_by_name(self, name: str) -> dict[str, str | None] | None:
+        """An object of texts, or of nulls; None if there is none."""
+        value = self._value.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict) or not all(inner is None or type(inner) is str for inner in value.values()):
+            raise ContractError("TYPE_INVALID", f"{self._named(name)} must be an object of texts")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...] | None:
+        """A list of texts; None if there is none."""
+        value = self._value.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(inner) is str for inner in value):
+            raise ContractError("TYPE_INVALID", f"{self._named(name)} must be a list of texts")
+        return tuple(value)
+
     def object(self, name: str) -> "Fields":
         return Fields(self._value.get(name), self._named(name))
 

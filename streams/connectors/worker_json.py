@@ -43,23 +43,5 @@ def worker_of(value: Any, received_at_ms: int) -> Worker:
         employee_id=event.required_text("employee_id"), version=happened_at_ms if version is None else version, occurred_at_ms=happened_at_ms,
         is_active={HIRED: True, REACTIVATED: True, DEACTIVATED: False, UPDATED: None}[kind], hired_on=day if kind == HIRED else None,
         last_day=day if kind == DEACTIVATED else None, time_zone=event.text("time_zone") or "", reason=event.text("reason") or "",
-        attributes=_texts(event, "attributes") or {}, segments=_segments(event), external_ids=_texts(event, "external_ids"),
+        attributes=event.texts_by_name("attributes") or {}, segments=event.texts("segments"), external_ids=event.texts_by_name("external_ids"),
     )  # fmt: skip
-
-
-def _texts(event: Fields, name: str) -> dict[str, str | None] | None:
-    given = event.get(name)
-    if given is None:
-        return None
-    if not isinstance(given, dict) or not all(value is None or type(value) is str for value in given.values()):
-        raise ContractError("TYPE_INVALID", f"{name} must be an object of texts")
-    return given
-
-
-def _segments(event: Fields) -> tuple[str, ...] | None:
-    given = event.get("segments")
-    if given is None:
-        return None
-    if not isinstance(given, list) or not all(type(value) is str for value in given):
-        raise ContractError("TYPE_INVALID", "segments must be a list of texts")
-    return tuple(given)

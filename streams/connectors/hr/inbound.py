@@ -46,12 +46,12 @@ def translate(delivery: Delivery, source: Source) -> Translation:
 
 
 def _hired(data: Fields, common: dict[str, Any]) -> Command:
-    attributes = {name: value for name, value in _attributes(data).items() if value is not None}
-    return Enrolment(**common, attributes=attributes, segments=_segments(data) or ())
+    attributes = {name: value for name, value in (data.texts_by_name("attributes") or {}).items() if value is not None}
+    return Enrolment(**common, attributes=attributes, segments=data.texts("segments") or ())
 
 
 def _updated(data: Fields, common: dict[str, Any]) -> Command:
-    return ProfileChange(**common, attributes=_attributes(data), segments=_segments(data))
+    return ProfileChange(**common, attributes=data.texts_by_name("attributes") or {}, segments=data.texts("segments"))
 
 
 def _deactivated(data: Fields, common: dict[str, Any]) -> Command:
@@ -73,24 +73,6 @@ _MAKERS: dict[str, Callable[[Fields, dict[str, Any]], Command]] = {
     "worker.deactivated": _deactivated,
     "worker.reactivated": _reactivated,
 }
-
-
-def _attributes(data: Fields) -> dict[str, str | None]:
-    given = data.get("attributes")
-    if given is None:
-        return {}
-    if not isinstance(given, dict) or not all(value is None or type(value) is str for value in given.values()):
-        raise ContractError("TYPE_INVALID", "data.attributes must be an object of texts")
-    return given
-
-
-def _segments(data: Fields) -> tuple[str, ...] | None:
-    given = data.get("segments")
-    if given is None:
-        return None
-    if not isinstance(given, list) or not all(type(value) is str for value in given):
-        raise ContractError("TYPE_INVALID", "data.segments must be a list of texts")
-    return tuple(given)
 
 
 def _from(data: Fields, occurred_at_ms: int) -> dict[str, Any]:
