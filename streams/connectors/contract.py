@@ -328,7 +328,8 @@ Writing = Generator[Request, Answer, Sequence[Written]]
 
 ACCOUNT_KINDS = frozenset({
     LoyaltyEventKind.MEMBER_ENROLLED, LoyaltyEventKind.BALANCE_CHANGED, LoyaltyEventKind.TIER_CHANGED, LoyaltyEventKind.TIER_RETAINED,
-    LoyaltyEventKind.ACCOUNT_SUSPENDED, LoyaltyEventKind.ACCOUNT_REACTIVATED, LoyaltyEventKind.MEMBER_LEFT, LoyaltyEventKind.POOL_CHANGED,
+    LoyaltyEventKind.ACCOUNT_SUSPENDED, LoyaltyEventKind.ACCOUNT_REACTIVATED, LoyaltyEventKind.MEMBER_LEFT, LoyaltyEventKind.MEMBER_MERGED,
+    LoyaltyEventKind.POOL_CHANGED,
 })  # fmt: skip
 """Events that change points, tier or status: what other systems show of an account."""
 
