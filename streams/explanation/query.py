@@ -127,9 +127,9 @@ def ends_of(whose: Values, holds: Sequence[str], vouchers: Sequence[str]) -> Que
 def receipts(program_id: str, member_id: str) -> Query:
     """destination, sequence, result, ended_at of the last event about a member with which each destination is done."""
     sql = (
-        "SELECT destination, max(sequence) AS sequence, argMax(toString(result), sequence) AS result, argMax(ended_at, sequence) AS ended_at"
-        " FROM (SELECT destination, sequence, result, ended_at FROM delivery_audit"
-        " WHERE program_id = {program:String} AND member_id = {member:String} AND kind != 'MEMBER_READ') GROUP BY destination ORDER BY destination"
+        "SELECT a.destination AS destination, max(a.sequence) AS sequence, argMax(toString(a.result), a.sequence) AS result,"
+        " argMax(a.ended_at, a.sequence) AS ended_at FROM delivery_audit AS a"
+        " WHERE a.program_id = {program:String} AND a.member_id = {member:String} AND a.kind != 'MEMBER_READ' GROUP BY destination ORDER BY destination"
     )
     return Query(sql, {"program": program_id, "member": member_id})
 
