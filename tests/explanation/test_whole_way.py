@@ -16,7 +16,7 @@ from infra.fakes.receiver import Receiver
 from sinks import clickhouse
 from streams import kafka
 from streams.configuration import new_webhook_secret
-from streams.explanation import log, sources
+from streams.explanation import log
 from streams.explanation.command import explain, explained
 from streams.settings import Settings
 from streams.tables import CHANGELOG_CONFIG, changelogs
@@ -81,17 +81,7 @@ def rows(way: Row, step: str) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def patience() -> Iterator[pytest.MonkeyPatch]:
-    """What a person does not wait for, a test on a busy machine does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "ANSWER_S", TIMEOUT_S)
-        patch.setattr(log, "READ_S", TIMEOUT_S)
-        patch.setattr(log, "ASK_TIMEOUT_S", 30)
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def world(patience: pytest.MonkeyPatch, make_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(patience: None, make_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     secret, app_port = new_webhook_secret(), free_port()
     config_file: Path = tmp_path_factory.mktemp("explanations") / "loyalty.toml"
     config_file.write_text(f"""{RULES_TOML}
