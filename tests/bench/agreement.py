@@ -15,7 +15,7 @@ from typing import Any
 import click
 import redis
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from rich.console import Console
 from rich.progress import Progress
 
@@ -39,8 +39,10 @@ from streams.settings import Settings
 from streams.tables import CHANGELOG_CONFIG, app_id, changelog_name, changelogs
 from tests.e2e.oracle import RULES_TOML
 from tests.e2e.processes import Pipeline
+from tests.waiting import wait_until
 
 PREFIX, PARTITIONS, POINTS, ROWS = "agreement", 8, 100, 50_000
+COMMIT_S = 120.0
 STREAMS = (topics.LEDGER_ENTRIES, topics.EVENTS, topics.PROFILES)
 
 
@@ -127,7 +129,8 @@ class Rig:
         for group, stream in [(f"sink-clickhouse-{topic.stream}", topic.stream) for topic in STREAMS] + [("sink-redis", topics.EVENTS.stream)]:
             consumer: Consumer = kafka.consumer(self.settings, group)
             name = topics.BY_STREAM[stream].name(PREFIX)
-            consumer.commit(offsets=[TopicPartition(name, number, end) for number, end in enumerate(self._offsets[stream])], asynchronous=False)
+            ends = [TopicPartition(name, number, end) for number, end in enumerate(self._offsets[stream])]
+            wait_until(lambda consumer=consumer, ends=ends: _is_committed(consumer, ends), COMMIT_S)  # type: ignore[misc]
             consumer.close()
 
     def read_bare(self) -> float:
@@ -136,6 +139,17 @@ class Rig:
         for name, record in [(changelog_name(app_id(self.settings), "accounts"), Account), *((topic.name(PREFIX), topic.record) for topic in STREAMS)]:
             log.read(name, log.ranges(name), lambda message, record=record: self.codec.decode(message.value(), record))  # type: ignore[misc]
         return time.perf_counter() - started_s
+
+
+def _is_committed(consumer: Consumer, ends: list[TopicPartition]) -> bool:
+    """False while the broker still prepares for the group."""
+    try:
+        consumer.commit(offsets=ends, asynchronous=False)
+    except KafkaException as error:
+        if not error.args[0].retriable():
+            raise
+        return False
+    return True
 
 
 def steps(taken_s: dict[str, float]) -> Any:
