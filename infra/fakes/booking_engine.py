@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import aiohttp
 
-from streams.connectors import xml
-from streams.connectors.xml import quoteattr
+from streams.connectors import xml_reader as xml
+from streams.connectors.xml_reader import quoteattr
 from streams.errors import ContractError
 
 RETRY_DELAYS_S = (0.2, 0.5, 1.0)  # A real one takes minutes.

@@ -16,8 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from infra.fakes.server import FakeServer
-from streams.connectors import xml
-from streams.connectors.xml import Element, escape
+from streams.connectors import xml_reader as xml
+from streams.connectors.xml_reader import Element, escape
 
 NAMESPACE = "urn:com.workday/bsvc"
 

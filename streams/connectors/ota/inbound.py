@@ -10,9 +10,10 @@ from decimal import Decimal, InvalidOperation
 
 from schemas.contract import Command
 from schemas.records import Transaction, TransactionKind
-from streams.connectors import stays, xml
+from streams.connectors import stays
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Delivery, Reply, Source, Translation
-from streams.connectors.xml import Element
+from streams.connectors.xml_reader import Element
 from streams.errors import ContractError
 from streams.ingress import commands
 

@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from schemas.contract import Command
-from streams.connectors import values, xml
+from streams.connectors import values
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Answer, Cursor, Delivery, Found, Hint, Parked, Polling, Reply, Request, Source, Translation
 from streams.connectors.workers import Worker, commands_of, digest_of, read_day
-from streams.connectors.xml import Element
+from streams.connectors.xml_reader import Element
 from streams.errors import ContractError
 from streams.ingress import commands
 

@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.contract import Command
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Cursor, Found, Parked, Polling, Source
 from streams.connectors.workday import service
 from streams.connectors.workday.service import NAMESPACE, FaultError
 from streams.connectors.workers import Worker, commands_of, digest_of, read_day, read_flag
-from streams.connectors.xml import Element
+from streams.connectors.xml_reader import Element
 from streams.errors import ContractError
 
 ENTRY, EFFECTIVE = "entry", "effective"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from streams.connectors.contract import MemberState, Outcome, Target, Writing, Written
 from streams.connectors.workday import service
 from streams.connectors.workday.service import NAMESPACE, FaultError
-from streams.connectors.xml import escape, quoteattr
+from streams.connectors.xml_reader import escape, quoteattr
 from streams.errors import ContractError
 
 

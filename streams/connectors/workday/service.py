@@ -1,8 +1,8 @@
 """SOAP of Workday's web services: envelopes with or without a UsernameToken, answers and faults. Pure."""
 
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Answer, Judgement, Options, Request, Verdict, judge
-from streams.connectors.xml import Element, escape
+from streams.connectors.xml_reader import Element, escape
 from streams.errors import ContractError
 
 NAMESPACE = "urn:com.workday/bsvc"

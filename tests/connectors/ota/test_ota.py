@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from infra.fakes.booking_engine import BookingEngineFake
 from schemas.records import Transaction, TransactionKind
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Delivery
 from streams.connectors.ota import CONNECTOR, inbound
 from streams.errors import ContractError

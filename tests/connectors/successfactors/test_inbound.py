@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.fakes.successfactors import SuccessFactorsFake
 from schemas.records import Enrolment, MemberStatus, ProfileChange
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Answer, Delivery, Hint, Source
 from streams.connectors.successfactors import inbound
 from streams.errors import ContractError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.fakes.server import Misbehaviour
 from infra.fakes.workday import WorkdayFake
 from schemas.records import Enrolment, MemberStatus, ProfileChange
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Answer, Outcome, Verdict
 from streams.connectors.workday import CONNECTOR, inbound, outbound, service
 from streams.errors import ContractError

@@ -1,6 +1,6 @@
 import pytest
 
-from streams.connectors import xml
+from streams.connectors import xml_reader as xml
 from streams.errors import ContractError
 
 BOMB = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]><a>&c;</a>'
