@@ -67,10 +67,9 @@ def read(settings: Settings, codec: Codec, partitions: Collection[int]) -> dict[
     for key, value in read_newest(settings, topics.SOURCE_PROGRESS, partitions).items():
         try:
             record = codec.decode(value, SourceProgress)
+            found[record.source, record.feed] = record
         except ContractError as error:
             log.warning("source.progress_unreadable", extra={"key": key.decode(errors="replace"), "reason": error.reason})
-        else:
-            found[record.source, record.feed] = record
     return found
 
 
