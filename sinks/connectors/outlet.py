@@ -302,8 +302,8 @@ class Outlet:
     def _broke_off(self, batch: Sequence[Offer], talk: Talk, error: Unanswered, *, is_probe: bool) -> None:
         """The system as a whole did not answer: its members go again, and it is noted how it fares."""
         now_s, now_ms = time.monotonic(), _now_ms()
-        was_open = self.breaker.is_open
-        if talk.was_begun:
+        was_open, is_systems = self.breaker.is_open, talk.was_begun and not talk.was_held_back
+        if is_systems:
             self.condition.failing_since_ms = self.condition.failing_since_ms or now_ms
             self.condition.last_failure, self.condition.last_failure_ms = error.detail[:300], now_ms
         if error.verdict is Verdict.WAIT:
@@ -312,7 +312,7 @@ class Outlet:
             self.rest_until_s = max(self.rest_until_s, now_s + wait_s)
             self.breaker.put_off(now_s)
             log.warning("connector.waits", extra={"destination": self._run.target.name, "seconds": round(wait_s, 1), "detail": error.detail})
-        elif talk.was_begun:
+        elif is_systems:
             self._failures += 1
             self.limit.overloaded(now_s)
             jitter = 0.8 + 0.4 * self._random()
@@ -321,7 +321,7 @@ class Outlet:
         else:
             self.breaker.put_off(now_s)
         delay_s = self._schedule.delay_s(max(1, self._failures), self._random()) if error.after_s is None else self._schedule.asked_delay_s(error.after_s)
-        is_its_own = error.verdict is Verdict.RETRY and talk.was_begun and not was_open
+        is_its_own = error.verdict is Verdict.RETRY and is_systems and not was_open
         self._again(batch, talk, error.detail, now_s + delay_s, may_still_act=error.may_still_act and not talk.was_held_back, is_its_own=is_its_own)
 
     def _not_understood(self, batch: Sequence[Offer], talk: Talk, error: Exception) -> None:

@@ -32,10 +32,22 @@ def gone_row(target: str, member: str) -> ConnectorProgress:
     return ConnectorProgress(kind=ConnectorProgressKind.MEMBER, target=target, member=member)
 
 
+WIRE = "wire"
+"""Among an event's bodies: as it is in the log. It is written with each announcement, and encoded once."""
+
+
+def wire(record: Outgoing, codec: Codec) -> bytes:
+    """Raises ContractError."""
+    body = record.bodies.get(WIRE)
+    if body is None:
+        body = record.bodies[WIRE] = codec.encode(event_of(record))
+    return body
+
+
 def member_row(target: str, entry: Entry, codec: Codec, now_ms: int, now_s: float) -> ConnectorProgress:
     """`now_ms` and `now_s` are the same moment, by the clock and monotonic."""
     return ConnectorProgress(
-        kind=ConnectorProgressKind.MEMBER, target=target, position=entry.newest.offset, member=entry.member, event=codec.encode(event_of(entry.newest)),
+        kind=ConnectorProgressKind.MEMBER, target=target, position=entry.newest.offset, member=entry.member, event=wire(entry.newest, codec),
         appended_at_ms=entry.newest.timestamp_ms, kinds=tuple(sorted(kind.value for kind in entry.kinds)),
         intended_sequence=entry.intended_sequence, intended_life_ms=int(entry.intended_life_s * 1000), attempts=entry.attempts,
         failing_since_ms=entry.failing_since_ms, due_at_ms=now_ms + int((entry.due_s - now_s) * 1000) if entry.due_s > now_s else None,
@@ -49,6 +61,7 @@ def entry_of(row: ConnectorProgress, codec: Codec, now_ms: int, now_s: float) ->
     newest = Outgoing(
         offset=row.position, key=member_key(event.program_id, event.member_id), record=event, timestamp_ms=row.appended_at_ms or event.recorded_at_ms
     )
+    newest.bodies[WIRE] = row.event or b""
     wait_s = max(0.0, (row.due_at_ms - now_ms) / 1000) if row.due_at_ms is not None else 0.0
     return Entry(
         member=row.member, newest=newest, kinds={LoyaltyEventKind(kind) for kind in row.kinds if kind in LoyaltyEventKind.__members__},

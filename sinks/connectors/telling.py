@@ -16,7 +16,7 @@ from streams.connectors.contract import Outcome, Written
 from streams.connectors.exchange import Heard
 
 VERDICTS = {
-    Outcome.DONE: AttemptVerdict.DELIVERED, Outcome.SKIP: AttemptVerdict.DELIVERED, Outcome.RETRY: AttemptVerdict.RETRY,
+    Outcome.DONE: AttemptVerdict.DELIVERED, Outcome.SKIP: AttemptVerdict.GIVEN_UP, Outcome.RETRY: AttemptVerdict.RETRY,
     Outcome.PARK: AttemptVerdict.GIVEN_UP,
 }  # fmt: skip
 

@@ -157,7 +157,8 @@ class SamlBearer:
     def assertion(self, now_s: float) -> bytes:
         """The signed assertion, as XML."""
         from lxml import etree  # What these two need takes time to load, and few processes use it.
-        from signxml import CanonicalizationMethod, DigestAlgorithm, SignatureConstructionMethod, SignatureMethod, XMLSigner
+        from signxml.algorithms import CanonicalizationMethod, DigestAlgorithm, SignatureConstructionMethod, SignatureMethod
+        from signxml.signer import XMLSigner
 
         moment, start, end = (_instant(now_s + delta_s) for delta_s in (0, -CLOCK_SKEW_S, ASSERTION_LIFE_S))
         make = _SamlMaker(etree, f"{SAML}:assertion")

@@ -1,7 +1,7 @@
 """A system that keeps members' points, the connector that writes to it, and one process of the connectors' sink in the test's own event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -128,7 +128,7 @@ async def process(
     """One process of the sink; it has given up its partitions in order at the end of the block."""
     await asyncio.to_thread(kafka.ensure_topics, settings)
     transport = connect()
-    run = Run(settings, codec(), target, connector, transport, desk or Desk(), accounts, timing=timing, schedule=schedule)  # type: ignore[arg-type]
+    run = Run(settings, codec(), target, connector, transport, desk or Desk(), accounts, timing=timing, schedule=schedule)
     run.start()
     try:
         yield run
@@ -153,7 +153,7 @@ def attempts(settings: Settings) -> list[DeliveryAttempt]:
     return [record for _, record in read_all(settings, topics.DELIVERY_ATTEMPTS)]
 
 
-def results(settings: Settings) -> Mapping[str, list[str]]:
+def results(settings: Settings) -> dict[str, list[str]]:
     """Event id -> how it ended, as often as it did."""
     found: dict[str, list[str]] = {}
     for audit in audits(settings):
