@@ -11,6 +11,7 @@ import random
 import time
 import tomllib
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ import aiohttp
 from infra.fakes.registry import EXAMPLE_FILE, Fakes
 from infra.fakes.server import Misbehaviour
 from schemas.contract import Command, command_id
-from schemas.records import DeadLetter, Enrolment, MemberStatus, OfferActivation, ProfileChange, Transaction
+from schemas.records import DeadLetter, Enrolment, MemberStatus, ProfileChange, Transaction
 from streams import configuration, topics
 from streams.connectors import ways
 from streams.connectors.contract import Source
@@ -178,7 +179,6 @@ class Report:
 
     system: System
     commands: Sequence[Command]
-    letters: Sequence[DeadLetter]
     expected: Understood
     new_ids: frozenset[str]
     """Said when everything had been said already."""
@@ -275,17 +275,18 @@ class Run:
         for kind, system in systems.items():
             if (garble := self._joined[kind].garble) is not None:
                 self._fakes.run(_awaited(garble(system)))
-        wanted = {kind for kind in systems if self._joined[kind].garble is not None}
-        self._until(lambda: wanted - {kind for kind in wanted if self._letters(systems[kind])})
-        before = {kind: self._ids(system) for kind, system in systems.items()}
+        wanted = {system.source.name for kind, system in systems.items() if self._joined[kind].garble is not None}
+        self._until(lambda: wanted - self._letters().keys())
+        before = defaultdict(frozenset, {name: ids_of(commands) for name, commands in self._commands().items()})
         since_ms = progress.now_ms()
         self._until(lambda: self._not_read_again(systems, since_ms))
+        after, letters = self._commands(), self._letters()
         statuses = {kind: service.run(self._fuzz(system, self._joined[kind])) for kind, system in systems.items()}
         stop()
         return {
             kind: Report(
-                system=system, commands=self._commands(system), letters=self._letters(system), expected=self._joined[kind].expected(system),
-                new_ids=self._ids(system) - before[kind] if not self._joined[kind].samples else frozenset(), garbled=bool(self._letters(system)),
+                system=system, commands=after[system.source.name], expected=self._joined[kind].expected(system),
+                new_ids=ids_of(after[system.source.name]) - before[system.source.name], garbled=system.source.name in letters,
                 fuzz_statuses=statuses[kind], lines=self._logged.lines, raised=self._logged.raised, secrets=self._secrets(system),
             )
             for kind, system in systems.items()
@@ -309,10 +310,11 @@ class Run:
         """Wait while something is missing. If it still is after a while, the reports say so."""
         deadline_s = time.monotonic() + CONVERGES_WITHIN_S
         while missing() and time.monotonic() < deadline_s:
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def _missing(self, systems: Mapping[str, System]) -> dict[str, Any]:
-        return {kind: lacks for kind, system in systems.items() if (lacks := difference(self._joined[kind], system, self._commands(system)))}
+        commands = self._commands()
+        return {kind: lacks for kind, one in systems.items() if (lacks := difference(self._joined[kind], one, commands[one.source.name]))}
 
     def _not_read_again(self, systems: Mapping[str, System], since_ms: int) -> list[progress.Name]:
         known = progress.read(self._settings, CODEC, range(self._settings.kafka_partitions))
@@ -320,19 +322,22 @@ class Run:
         polled = {system.source.name: CONNECTORS[system.source.kind].polls for system in systems.values()}
         return [name for name in names if name[1] in polled[name[0]] and (name not in known or known[name].begun_at_ms <= since_ms)]
 
-    def _commands(self, system: System) -> list[Command]:
-        found: list[Command] = []
+    def _commands(self) -> dict[str, list[Command]]:
+        """All that are in the log, by source."""
+        found: dict[str, list[Command]] = defaultdict(list)
         for topic in topics.INBOUND:
-            if topic.record is not OfferActivation:
-                found += [CODEC.decode(message.value(), topic.record) for message in read_all(self._settings, topic)]
-        return [command for command in found if command.source_system == system.source.name]
+            for message in read_all(self._settings, topic):
+                command: Any = CODEC.decode(message.value(), topic.record)
+                found[command.source_system].append(command)
+        return found
 
-    def _letters(self, system: System) -> list[DeadLetter]:
-        found = [CODEC.decode(message.value(), DeadLetter) for message in read_all(self._settings, topics.DEAD_LETTERS)]
-        return [letter for letter in found if letter.processor in (f"source-{system.source.name}", f"reread-{system.source.name}")]
-
-    def _ids(self, system: System) -> frozenset[str]:
-        return frozenset(command_id(command) for command in self._commands(system))
+    def _letters(self) -> dict[str, list[DeadLetter]]:
+        """By source."""
+        found: dict[str, list[DeadLetter]] = defaultdict(list)
+        for message in read_all(self._settings, topics.DEAD_LETTERS):
+            letter = CODEC.decode(message.value(), DeadLetter)
+            found[letter.processor.partition("-")[2]].append(letter)
+        return found
 
     def _secrets(self, system: System) -> frozenset[str]:
         options = CONNECTORS[system.source.kind].source_options
@@ -351,6 +356,10 @@ class Run:
                 async with session.post(system.webhook_url + query, data=body, headers={"Content-Type": one.media_type, **headers}) as response:
                     statuses.append(response.status)
         return statuses
+
+
+def ids_of(commands: Sequence[Command]) -> frozenset[str]:
+    return frozenset(command_id(command) for command in commands)
 
 
 async def _awaited(work: Awaitable[None]) -> None:
