@@ -38,12 +38,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     feeds: list[Feed] = []
     stopped = asyncio.create_task(stop.wait())
     try:
-        ready: asyncio.Task[Any] = asyncio.create_task(control.ready())
-        await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
-            ready.cancel()
+        if not await control.ready_unless(stopped):
             return
-        ready.result()
         health.set("control", lambda: "")
         hub.start()
         handlers = Handlers(assign=hub.assign, received=hub.received, revoke=hub.revoke, lost=hub.lost)

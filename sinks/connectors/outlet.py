@@ -28,6 +28,7 @@ from sinks.connectors.talk import Offer, Talk
 from sinks.delivery.evidence import RETRIES_EXHAUSTED
 from sinks.delivery.limits import AdaptiveLimit, BreakerState, Pace, Phase
 from sinks.schedule import Schedule
+from sinks.turns import Alarm, Tasks
 from streams.connectors.contract import Outcome, Verdict, Written
 from streams.connectors.exchange import Exchange, Unanswered
 from streams.errors import ContractError
@@ -98,9 +99,8 @@ class Outlet:
         self._failures = 0
         """Conversations in a row that were not answered."""
         self._waits = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm = Alarm(self.pump)
+        self._tasks = Tasks()
         self._is_closed = False
 
     def offer(self, partition: "Partition", entry: Entry) -> None:
@@ -124,20 +124,14 @@ class Outlet:
     async def close(self) -> None:
         """Cancel what is under way."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._alarm.stop()
+        await self._tasks.cancel()
 
     def pump(self) -> None:
         """Begin as many conversations as may begin now."""
         while (batch := self._take()) is not None:
             self.in_flight += 1
-            task = self._run.loop.create_task(self._work(batch, is_probe=self.breaker.is_open))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.begin(self._work(batch, is_probe=self.breaker.is_open))
 
     # Choosing.
 
@@ -153,11 +147,11 @@ class Outlet:
         level = self._level()
         if level is None:
             if self._waiting:
-                self._wake_at(self._waiting[0][0])
+                self._alarm.set(self._waiting[0][0])
             return None
         free_s = max(self.rest_until_s, self._pace_free_s(now_s), self._company_s(level, now_s), self.breaker.probe_due_s if self.breaker.is_open else 0.0)
         if free_s > now_s:
-            self._wake_at(free_s)
+            self._alarm.set(free_s)
             return None
         if self.breaker.phase is Phase.HALF_OPEN or (not self.breaker.is_open and self.in_flight >= self.limit.limit):
             return None  # The end of what is under way asks again.
@@ -206,18 +200,6 @@ class Outlet:
             self._paced_for = wanted
             self._pace.resize(wanted)
         return self._pace.free_at_s(now_s)
-
-    def _wake_at(self, due_s: float) -> None:
-        if self._timer is not None:
-            if self._timer_due_s <= due_s:
-                return
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = self._run.loop.call_later(max(0.0, due_s - time.monotonic()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.pump()
 
     # One conversation.
 

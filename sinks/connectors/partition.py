@@ -8,9 +8,9 @@ names it is committed: so whoever takes the partition over, and fences this proc
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from confluent_kafka import TopicPartition
 
@@ -24,6 +24,7 @@ from sinks.delivery.evidence import Ended
 from sinks.delivery.journal import Doubtful, Fenced, Journal, Write
 from sinks.delivery.records import Outgoing, Undecodable
 from sinks.delivery.transaction import audit_writes, in_slices
+from sinks.turns import Tasks
 from streams import kafka, metrics, topics
 from streams.errors import ContractError, LoyaltyError, UnavailableError
 from streams.ingress.commands import TOPIC_OF
@@ -82,7 +83,7 @@ class Partition:
         self._write_now = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._writer: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     # The feed's side.
 
@@ -143,10 +144,10 @@ class Partition:
         """It is another's already: forget all."""
         self.is_stopping = True
         self._forget()
-        tasks = self._tasks | ({self._writer} if self._writer is not None else set())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        await self._tasks.cancel()
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
 
@@ -175,7 +176,7 @@ class Partition:
     def _begin(self, journal: Journal, memory: Memory, position: int) -> None:
         """Go on from what is remembered."""
         if self.is_stopping:
-            self._spawn(asyncio.to_thread(journal.close))
+            self._tasks.begin(asyncio.to_thread(journal.close))
             return
         self._journal, self._chains = journal, memory.chains
         self.position = max(self.position, position)
@@ -350,11 +351,6 @@ class Partition:
         self._writer = None
         if not self.is_stopping:
             self._run.open_again(self, after_s)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = self._run.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     @staticmethod
     def _now_ms() -> int:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from sinks.delivery.records import Outgoing, Undecodable
 from sinks.delivery.standing import LANES_LOOKED_AT, Meters, Standing
 from sinks.schedule import Schedule
 from sinks.transport import Transport
+from sinks.turns import Tasks
 from streams import metrics, topics
 from streams.codec import open_codec
 from streams.configuration import Configuration
@@ -87,7 +88,7 @@ class Run:
         handlers = Handlers(assign=self._assign, received=self._received, revoke=self._revoke, lost=self._lost)
         self.feed = Feed(settings, codec, (topics.EVENTS,), f"connector-{target.name}", handlers, sink=self.processor)
         self._ticker: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._is_stopped = False
 
     def start(self) -> None:
@@ -105,8 +106,7 @@ class Run:
         for partition in list(self.partitions.values()):
             await partition.abandon()
         await self.outlet.close()
-        for task in self._tasks:
-            task.cancel()
+        await self._tasks.cancel()
         self._meters.remove()
 
     # What partitions and the outlet ask.
@@ -150,7 +150,7 @@ class Run:
 
     def open_again(self, partition: Partition, after_s: float) -> None:
         """What the process knows of a partition is of no use any more: it is opened as if it were new."""
-        self._spawn(self._open_again(partition, after_s))
+        self._tasks.begin(self._open_again(partition, after_s))
 
     async def _open_again(self, partition: Partition, after_s: float) -> None:
         await partition.abandon()
@@ -263,11 +263,6 @@ class Run:
         """The part of all work that is this process's."""
         return max(len(self.partitions), 1) / self.settings.kafka_partitions
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 async def run(settings: Settings, configuration: Configuration, stop: asyncio.Event, health: Health) -> None:
     """Write to all targets of the configuration until `stop` is set."""
@@ -279,12 +274,8 @@ async def run(settings: Settings, configuration: Configuration, stop: asyncio.Ev
     runs: list[Run] = []
     stopped = asyncio.create_task(stop.wait())
     try:
-        ready: asyncio.Task[Any] = asyncio.create_task(control.ready())
-        await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
-            ready.cancel()
+        if not await control.ready_unless(stopped):
             return
-        ready.result()
         health.set("control", lambda: "")
         for target in configuration.targets.values():
             one = Run(settings, codec, target, CONNECTORS[target.kind], transport, control, accounts)

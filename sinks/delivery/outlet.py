@@ -4,7 +4,6 @@ Belongs to the event loop. Never sleeps on a retry: a lane that waits costs a pl
 all outlets share nothing but the process's budget of attempts.
 """
 
-import asyncio
 import heapq
 import logging
 import time
@@ -19,6 +18,7 @@ from sinks.delivery.attempt import Result
 from sinks.delivery.lane import Lane
 from sinks.delivery.limits import AdaptiveLimit, BreakerState, Pace, Phase, RetrySlots
 from sinks.delivery.records import Outgoing
+from sinks.turns import Alarm, Tasks
 from streams.destinations.model import Breaker, Destination
 
 log = logging.getLogger(__name__)
@@ -126,9 +126,8 @@ class Outlet:
         self._retries_in_flight = 0
         self._replays_in_flight = 0
         self._unanswered_s: float | None = None  # When the first attempt since the last answer began.
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm = Alarm(self.pump, monotonic_s=monotonic_s)
+        self._tasks = Tasks()
         self._is_closed = False
 
     @property
@@ -160,12 +159,8 @@ class Outlet:
     async def close(self) -> None:
         """Cancel what is under way."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._alarm.stop()
+        await self._tasks.cancel()
 
     def offer(self, lane: Lane) -> None:
         """The lane may have something to deliver now, or later: it is taken in as what it is. Harmless to repeat."""
@@ -191,9 +186,7 @@ class Outlet:
     def pump(self) -> None:
         """Begin as many attempts as may begin now."""
         while (lane := self._take()) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(lane))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.begin(self._work(lane))
 
     # Choosing.
 
@@ -207,7 +200,7 @@ class Outlet:
         lane.ticket = self._tickets
         heapq.heappush(self._waiting, (due_s, lane.ticket, lane))
         if self._waiting[0][2] is lane:
-            self._wake_at(due_s)
+            self._alarm.set(due_s)
 
     def _take(self) -> Lane | None:
         """Claim the lane whose turn it is, if one may be tried now."""
@@ -222,7 +215,7 @@ class Outlet:
         lane_or_none = self._probe(now_s) if self.is_down else self._next(now_s)
         if lane_or_none is None:
             if waiting and not self.is_down:
-                self._wake_at(waiting[0][0])
+                self._alarm.set(waiting[0][0])
             return None
         lane = lane_or_none
         lane.busy = True
@@ -242,7 +235,7 @@ class Outlet:
             return None
         self._set_pace()
         if (free_s := self._pace.free_at_s(now_s)) > now_s:
-            self._wake_at(free_s)
+            self._alarm.set(free_s)
             return None
         if not self._budget.take(self, is_silent=self.in_flight > 0 and self._is_silent(now_s, SILENT_S)):
             return None
@@ -289,7 +282,7 @@ class Outlet:
         if self.breaker.phase is Phase.HALF_OPEN:
             return None
         if now_s < self.breaker.probe_due_s:
-            self._wake_at(self.breaker.probe_due_s)
+            self._alarm.set(self.breaker.probe_due_s)
             return None
         if not self._budget.take(self, is_silent=True):
             return None
@@ -301,7 +294,7 @@ class Outlet:
             if not early:
                 self._budget.give()
                 if self._waiting:
-                    self._wake_at(max(self._waiting[0][0], now_s + STALLED_S))
+                    self._alarm.set(max(self._waiting[0][0], now_s + STALLED_S))
                 return None
             lane = min(early)[2]
             lane.ticket = 0
@@ -321,18 +314,6 @@ class Outlet:
         if wanted != self._paced_for:
             self._paced_for = wanted
             self._pace.resize(None if wanted[0] is None else max(wanted[0] * wanted[1], 1e-3))
-
-    def _wake_at(self, due_s: float) -> None:
-        if self._timer is not None:
-            if self._timer_due_s <= due_s:
-                return
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due_s - self._monotonic_s()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.pump()
 
     # One attempt after the other.
 

@@ -77,6 +77,16 @@ class ControlLog:
         """Return once all that the topic held at the start is in force here."""
         await self._follower.ready()
 
+    async def ready_unless(self, stopped: "asyncio.Task[bool]") -> bool:
+        """Wait until it is ready, or `stopped` is done; whether it is ready."""
+        ready = asyncio.create_task(self.ready())
+        await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            ready.cancel()
+            return False
+        ready.result()
+        return True
+
     @property
     def is_ready(self) -> bool:
         return self._follower.is_ready
