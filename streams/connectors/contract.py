@@ -356,13 +356,18 @@ class Grant(Protocol):
         """Raises ContractError for an answer that has none."""
 
 
+def _at_least(least: float) -> Callable[[Any], str]:
+    return lambda value: "" if least <= value < 1e9 else f"must be a number from {least:g} on"
+
+
 TARGET_OPTIONS = (
-    Option(name="batch_members_max", doc="Most members in one conversation; 0: what the connector takes.", type=int, default=0),
-    Option(name="concurrency_max", doc="Most conversations at once, in one process.", type=int, default=4),
-    Option(name="rate_max_per_s", doc="Most requests a second, over all processes; 0: any number.", type=float, default=0.0),
-    Option(name="timeout_s", doc="Longest that one request may take, in seconds, if the connector does not ask for less.", type=float, default=60.0),
-    Option(name="give_up_after_s", doc="A member that fails on its own for so long is parked.", type=float, default=259_200.0),
-)
+    Option(name="batch_members_max", doc="Most members in one conversation; 0: what the connector takes.", type=int, default=0, wrong=_at_least(1)),
+    Option(name="concurrency_max", doc="Most conversations at once, in one process.", type=int, default=4, wrong=_at_least(1)),
+    Option(name="rate_max_per_s", doc="Most requests a second, over all processes; 0: any number.", type=float, default=0.0, wrong=_at_least(0.001)),
+    Option(name="timeout_s", doc="Longest that one request may take, in seconds, if the connector does not ask for less.", type=float, default=60.0,
+           wrong=_at_least(0.1)),
+    Option(name="give_up_after_s", doc="A member that fails on its own for so long is parked.", type=float, default=259_200.0, wrong=_at_least(0)),
+)  # fmt: skip
 """Of every target, beside those that its connector declares; and `programs`."""
 
 
