@@ -5,7 +5,7 @@ import binascii
 import hmac
 
 from streams import signatures
-from streams.connectors.contract import Delivery, Source
+from streams.connectors.contract import Delivery, Option, Source
 from streams.signatures import SecretError, SignatureError
 
 BASIC_CHARACTERS_MAX = 4096
@@ -49,3 +49,9 @@ def wrong_with_signing_secret(secret: str) -> str:
     except SecretError as error:
         return str(error)
     return ""
+
+
+SIGNING_SECRET = Option(
+    name="secret", doc="Secret of Standard Webhooks, whsec_...", is_secret=True, is_required=True, wrong=wrong_with_signing_secret
+)
+"""What `by_signature` needs."""

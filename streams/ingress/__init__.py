@@ -1,1 +1,1 @@
-"""Outside -> topic: REST, webhooks and re-reading. One pure translator per vendor; nothing here decides about points."""
+"""Outside -> topic: REST, webhooks and re-reading. What systems mean, streams/connectors/ says; nothing here decides about points."""

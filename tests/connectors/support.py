@@ -11,6 +11,14 @@ from schemas.contract import Command
 from schemas.records import AccountSnapshot, LoyaltyEventKind, MemberStatus
 from streams.connectors.contract import Answer, Connector, Cursor, Found, MemberState, Polling, Request, Source, Target, Writing, Written
 
+STAFF = """
+[programs.staff.earn]
+points_per_unit = { EUR = 1 }
+[[programs.staff.tiers]]
+name = "STAFF"
+threshold_points = 0
+"""
+"""The programme of a configuration file."""
 NOW_MS = 1_795_318_800_000
 """2026-11-22T03:40:00Z"""
 

@@ -13,13 +13,9 @@ from streams import kafka
 from streams.connectors.command import connectors
 from streams.connectors.registry import KINDS
 from streams.settings import PREFIX, Settings
+from tests.connectors.support import STAFF
 
-CONFIGURATION = """
-[programs.staff.earn]
-points_per_unit = { EUR = 1 }
-[[programs.staff.tiers]]
-name = "STAFF"
-threshold_points = 0
+CONFIGURATION = STAFF + """
 [sources.workday]
 kind = "workday"
 program = "staff"

@@ -22,6 +22,7 @@ from streams.connectors.running import progress
 from streams.connectors.running.process import Process, feeds_of
 from streams.settings import Settings
 from tests.connectors.running.support import CONNECTOR, NumbersFake
+from tests.connectors.support import STAFF
 from tests.e2e.processes import Pipeline
 from tests.ingress.support import CODEC, make_configuration, read_all
 
@@ -84,12 +85,7 @@ async def test_processes_share_the_feeds(settings: Settings, monkeypatch: pytest
 def configured(settings: Settings, tenant: WorkdayFake) -> Settings:
     """Settings with a file of one source, which asks often and little at a time."""
     file = Path(settings.home) / "loyalty.toml"
-    file.write_text(f"""
-[programs.staff.earn]
-points_per_unit = {{ EUR = 1 }}
-[[programs.staff.tiers]]
-name = "STAFF"
-threshold_points = 0
+    file.write_text(f"""{STAFF}
 [sources.workday]
 kind = "workday"
 program = "staff"
