@@ -85,6 +85,8 @@ class Inbound:
     """Something comes in that cannot be understood, and must be found among the dead letters."""
     make: Callable[[Source, str], Any] | None = None
     """Of a system without a server: what stands for the fake."""
+    crosses: bool = False
+    """One member's changes come by several ways, which do not wait for each other: versions alone say what is newer."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Other than the example's."""
     samples: Sequence[bytes] = ()

@@ -52,6 +52,6 @@ async def _garble(system: System) -> None:
 
 
 INBOUND = Inbound(
-    kind="successfactors", happen=_happen, expected=_expected, understood=people, garble=_garble, proof=by_password, media_type="text/xml",
+    kind="successfactors", happen=_happen, expected=_expected, understood=people, garble=_garble, proof=by_password, media_type="text/xml", crosses=True,
     samples=[(Path(__file__).parent / "payloads/termination.xml").read_bytes()],
 )  # fmt: skip
