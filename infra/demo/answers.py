@@ -1,16 +1,12 @@
 """Steps of people who ask the command line: a controller for a report, and a service desk for the reasons of one guest's balance."""
 
-import asyncio
 import json
-import os
-import sys
 import time
 from typing import Any
 
-from infra.demo.checks import CheckFailed, Step
+from infra.demo.checks import Step
 from infra.demo.guests import SAVING
-from infra.demo.screen import INDENT, WIDTH
-from infra.demo.telling import number_of
+from infra.demo.telling import loyalty, number_of
 from infra.demo.world import World
 
 REPORT = "liability"
@@ -21,9 +17,9 @@ OWN_ACCOUNTS = ("available", "pending", "held")
 async def report_what_is_owed(world: World, step: Step) -> str:
     book = world.book
     started_s = time.monotonic()
-    step.show_output(f"loyalty sync run report/{REPORT}", await _loyalty(world, "sync", "run", f"report/{REPORT}"))
-    step.show_output(f"loyalty report {REPORT}", await _loyalty(world, "report", REPORT))
-    rows = [json.loads(line) for line in (await _loyalty(world, "report", REPORT, "--format", "json")).splitlines()]
+    step.show_output(f"loyalty sync run report/{REPORT}", await loyalty(world, "sync", "run", f"report/{REPORT}"))
+    step.show_output(f"loyalty report {REPORT}", await loyalty(world, "report", REPORT))
+    rows = [json.loads(line) for line in (await loyalty(world, "report", REPORT, "--format", "json")).splitlines()]
     owed = {program_id: sum(row["points"] for row in rows if row["program_id"] == program_id) for program_id in world.rules}
     claim = f"the report is made, and what the programmes owe is what the members have: {book.points:,} points"
     step.equal(claim, owed, {program_id: book.points_of(program_id) for program_id in world.rules}, took_s=time.monotonic() - started_s)
@@ -37,8 +33,8 @@ async def explain_a_balance(world: World, step: Step) -> str:
     page = world.book.pages[SAVING]
     started_s = time.monotonic()
     shown = ("explain", member_id, "--limit", "1")
-    step.show_output(f"loyalty {' '.join(shown)}", await _loyalty(world, *shown, "--program", program_id))
-    found = json.loads(await _loyalty(world, "explain", member_id, "--limit", str(COMMANDS_MAX), "--program", program_id, "--json"))
+    step.show_output(f"loyalty {' '.join(shown)}", await loyalty(world, *shown, "--program", program_id))
+    found = json.loads(await loyalty(world, "explain", member_id, "--limit", str(COMMANDS_MAX), "--program", program_id, "--json"))
     entries = _entries(found)
     claim = f"{len(entries)} entries of the ledger, each with its cause, its rule and who was told of it: all that there are of {number_of(SAVING)}"
     step.equal(claim, sorted(entry["entry_sequence"] for entry in entries), list(range(1, page.entries + 1)), took_s=time.monotonic() - started_s)
@@ -58,16 +54,3 @@ def _change(entry: dict[str, Any]) -> int:
     """What an entry gives to or takes from the member's own points."""
     own = entry["points_delta"] if entry["account"] in OWN_ACCOUNTS else 0
     return own - (entry["points_delta"] if entry["counter_account"] in OWN_ACCOUNTS else 0)
-
-
-async def _loyalty(world: World, *arguments: str) -> str:
-    """What the command says on its standard output. Raises CheckFailed for an exit code above 0."""
-    encoding = sys.stdout.encoding  # A screen that has no lines to draw tables with gets tables without them.
-    environment = os.environ | world.stack.settings.environment() | {"COLUMNS": str(WIDTH - INDENT), "PYTHONIOENCODING": f"{encoding}:replace"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, problem = await process.communicate()
-    if process.returncode != 0:
-        raise CheckFailed(f"loyalty {' '.join(arguments)}", expected="exit code 0", seen=f"{process.returncode}: {problem.decode(encoding).strip()}")
-    return output.decode(encoding)

@@ -27,6 +27,7 @@ OFFER = "double-points"
 
 async def enrol_members(world: World, step: Step) -> str:
     members = GUESTS + EMPLOYEES
+    await world.systems.know_guests(map(number_of, GUESTS))
     for member in members:
         world.upstream.send(_enrolment(member))
         world.book.enrol(member)

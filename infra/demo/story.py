@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from infra.demo import answers, guests, history, in_time, outages, partner, returns, staff, together
+from infra.demo import answers, connected, guests, history, in_time, outages, partner, returns, staff, together
 from infra.demo.checks import Series, Step, duration
 from infra.demo.telling import number_of
 from infra.demo.world import SPRING_BUDGET, World
@@ -41,7 +41,7 @@ async def stop(world: World, step: Step) -> str:
 
 START = Chapter(
     "Everything starts",
-    "Real servers and the pipeline's six processes. The first start on a machine downloads Kafka.",
+    "Real servers and the pipeline's eight processes. The first start on a machine downloads Kafka.",
     start,
 )
 
@@ -55,6 +55,11 @@ CHAPTERS = (
         "A guest checks out",
         "The hotel's PMS says only that a reservation has changed. It is read again, points are computed, and everybody is told.",
         guests.check_out,
+    ),
+    Chapter(
+        "The CRM's own record shows the balance",
+        "Salesforce is connected by its own API: the newest state of each member, up to 200 in a call, on contacts that it has. None is created.",
+        connected.show_in_crm,
     ),
     Chapter(
         "The guest redeems points",
@@ -117,6 +122,21 @@ CHAPTERS = (
         staff.deactivate_employee,
     ),
     Chapter(
+        "Colleagues of three countries join",
+        "Each country has an HR system of its own, and each is asked or listened to in its own way: Darwinbox, SAP SuccessFactors, Workday.",
+        connected.hire,
+    ),
+    Chapter(
+        "Two HR systems are down for maintenance",
+        "What happens meanwhile waits, and only the newest state goes out on their return. The third one goes on.",
+        connected.maintain,
+    ),
+    Chapter(
+        "They leave, and each HR system says so",
+        "By a poll, by an event, by another poll: the account is suspended.",
+        connected.leave,
+    ),
+    Chapter(
         "The same check-out is told again",
         "Networks repeat things. Points are credited once, and the audit says what came twice.",
         guests.repeat_check_out,
@@ -125,6 +145,11 @@ CHAPTERS = (
         "The worker is killed",
         "With kill -9, in the middle of a stream of transactions. The stream goes on, and not a point may be lost or doubled.",
         outages.kill_worker,
+    ),
+    Chapter(
+        "The CRM has followed all of it",
+        "Every guest's contact is compared with the second opinion, and with its own past.",
+        connected.compare_with_crm,
     ),
     Chapter(
         "An analyst asks in SQL",

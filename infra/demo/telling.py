@@ -1,12 +1,16 @@
 """What the steps have in common: a command that somebody waits for, what both systems are told of it, and what ends by itself."""
 
+import asyncio
+import os
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.demo.checks import Step, duration
+from infra.demo.checks import CheckFailed, Step, duration
 from infra.demo.inbox import Arrival
+from infra.demo.screen import INDENT, WIDTH
 from infra.demo.systems import Answer
 from infra.demo.world import World
 
@@ -84,3 +88,16 @@ async def give(world: World, member: str, command: str, points: int) -> Answer:
     answer = await submit(world, member, command, "EARN", points=points)
     world.book.earn(member, points, command)
     return answer
+
+
+async def loyalty(world: World, *arguments: str) -> str:
+    """What the command says on its standard output. Raises CheckFailed for an exit code above 0."""
+    encoding = sys.stdout.encoding  # A screen that has no lines to draw tables with gets tables without them.
+    environment = os.environ | world.stack.settings.environment() | {"COLUMNS": str(WIDTH - INDENT), "PYTHONIOENCODING": f"{encoding}:replace"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streams.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, problem = await process.communicate()
+    if process.returncode != 0:
+        raise CheckFailed(f"loyalty {' '.join(arguments)}", expected="exit code 0", seen=f"{process.returncode}: {problem.decode(encoding).strip()}")
+    return output.decode(encoding)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from infra.demo.book import Book
 from infra.demo.checks import Series
+from infra.demo.connections import PROGRAMS, ConnectedSystems
 from infra.demo.inbox import Arrival, Inbox
 from infra.demo.systems import Analyst, Api, HotelDesk, HrSystem, Sent, Upstream, open_session
 from infra.fakes.apaleo import ApaleoFake
@@ -55,6 +56,7 @@ class World:
 
     def __init__(self, stack: Stack) -> None:
         text = in_season(configuration.render_example(EXAMPLE_FILE.read_text()), datetime.now(UTC).replace(microsecond=0))
+        text += PROGRAMS
         document = tomllib.loads(text)
         self.stack = stack
         self._text = text
@@ -66,6 +68,7 @@ class World:
         self.crm = Inbox("CRM", document["destinations"]["crm"]["secret"])
         pms = document["sources"]["apaleo"]
         self.desk = HotelDesk(ApaleoFake(client_id=pms["client_id"], client_secret=pms["client_secret"]), self.sent)
+        self.systems = ConnectedSystems()
         self.series: list[Series] = []
         self.singles: list[str] = []
         """Commands that came alone, one after the other: their latencies are told together."""
@@ -95,9 +98,9 @@ class World:
         await self._running.aclose()
 
     async def start_systems(self, cleanup: AsyncExitStack) -> None:
-        """Start the receivers and the PMS on free ports, and write the configuration file that names them."""
+        """Start the receivers, the PMS and the connected systems on free ports, and write the configuration file that names them."""
         pms = self.desk.pms
-        for one in (self.app.receiver, self.crm.receiver, pms):
+        for one in (self.app.receiver, self.crm.receiver, pms, *self.systems.servers):
             await one.start()
             cleanup.push_async_callback(one.stop)
         destinations, source = self._document["destinations"], self._document["sources"]["apaleo"]
@@ -110,6 +113,7 @@ class World:
         text = self._text
         for example, real in addresses.items():
             text = text.replace(f'"{example}"', f'"{real}"')
+        text += self.systems.configuration()
         with os.fdopen(os.open(self.stack.home / CONFIGURATION_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
 
