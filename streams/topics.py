@@ -87,7 +87,7 @@ MEMBER_OPERATIONS = _inbound("member-operations", MemberOperation, "Memberships 
 
 EVENTS = _outbound(
     "events", LoyaltyEvent, "What happened to accounts: for webhooks, caches and history.",
-    "sinks: webhooks, redis, clickhouse", retention_ms=str(30 * DAY_MS),
+    "sinks: webhooks, connectors, redis, clickhouse", retention_ms=str(30 * DAY_MS),
 )
 LEDGER_ENTRIES = _outbound(
     "ledger-entries", LedgerEntry, "Every posting of points.", "sink: clickhouse", retention_ms=str(90 * DAY_MS),
@@ -105,11 +105,11 @@ SYNC_AUDIT = _outbound(
 )
 DELIVERY_AUDIT = Topic(
     stream="delivery-audit", record=DeliveryAudit, direction=Direction.OUT, doc="What became of every event that went out.",
-    writers="sink: webhooks", readers="sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
+    writers="sinks: webhooks, connectors", readers="sink: clickhouse", config={"retention.ms": str(90 * DAY_MS)},
 )  # fmt: skip
 DELIVERY_ATTEMPTS = Topic(
     stream="delivery-attempts", record=DeliveryAttempt, direction=Direction.OUT, doc="Every attempt to deliver, whole; secrets are masked.",
-    writers="sink: webhooks", readers="sink: clickhouse", config={"retention.ms": str(7 * DAY_MS)},
+    writers="sinks: webhooks, connectors", readers="sink: clickhouse", config={"retention.ms": str(7 * DAY_MS)},
 )  # fmt: skip
 DELIVERY_NOTICES = Topic(
     stream="delivery-notices", record=DeliveryNotice, direction=Direction.OUT,
@@ -118,8 +118,8 @@ DELIVERY_NOTICES = Topic(
 )  # fmt: skip
 DELIVERY_CONTROL = Topic(
     stream="delivery-control", record=DeliveryControl, direction=Direction.INTERNAL,
-    doc="Destinations, their states and replays; key: kind and name.", writers="ingress, loyalty destinations, sink: webhooks",
-    readers="sink: webhooks; ingress", config={"cleanup.policy": "compact"},
+    doc="Destinations, their states and replays; key: kind and name.", writers="ingress, loyalty destinations, loyalty connectors, sink: webhooks",
+    readers="sinks: webhooks, connectors; ingress", config={"cleanup.policy": "compact"},
 )  # fmt: skip
 DELIVERY_PROGRESS = Topic(
     stream="delivery-progress", record=DeliveryProgress, direction=Direction.INTERNAL,
