@@ -49,6 +49,7 @@ async def _seed_people(fake: Any) -> None:
 
 
 async def _seed_successfactors(fake: Any) -> None:
+    """With a key for the assertions of the client, too: the fake checks that they are signed by it."""
     fake.make_client_key()
     await _seed_people(fake)
 

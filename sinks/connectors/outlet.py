@@ -22,7 +22,7 @@ from random import random as system_random
 from typing import TYPE_CHECKING
 
 from schemas.records import DeliveryResult
-from sinks.connectors import telling
+from sinks.connectors import allowance, telling
 from sinks.connectors.members import Entry, batch_max
 from sinks.connectors.talk import Offer, Talk
 from sinks.delivery.evidence import RETRIES_EXHAUSTED
@@ -336,7 +336,9 @@ class Outlet:
             partition.changed(entry)
 
     async def turn(self) -> None:
-        """Wait until the pace allows a request."""
+        """Wait until the pace, and what is left of the allowance, allow a request."""
+        if (saving_s := allowance.wait_s(self.exchange.budget)) > 0:
+            await asyncio.sleep(saving_s)
         while (wait_s := self._pace_free_s(now_s := time.monotonic()) - now_s) > 0:
             await asyncio.sleep(wait_s)
         self._pace.began(now_s)

@@ -24,6 +24,8 @@ from streams.settings import Settings
 Owed = tuple[str, bytes, int]
 """Destination, member and sequence of an event."""
 CAUSES = {DeliveryResult.DEAD_LETTERED: Cause.DEAD_LETTER, DeliveryResult.SKIPPED: Cause.SKIPPED, DeliveryResult.DROPPED: Cause.DROPPED}
+OPERATOR = "OPERATOR"
+"""Reason of an event that a person has passed over."""
 START_S = 30.0
 
 
@@ -126,7 +128,8 @@ class Deliveries:
         key = member_key(audit.program_id, audit.member_id)
         self.owed.pop((audit.destination, key, audit.sequence), None)
         taken = self.taken.setdefault((audit.destination, key), Taken())
-        if audit.result is DeliveryResult.DELIVERED:
+        if audit.result is DeliveryResult.DELIVERED or (audit.result is DeliveryResult.SKIPPED and audit.reason != OPERATOR):
+            # A connected system that has no such member has all that it wants.
             taken.delivered = max(taken.delivered, audit.sequence)
         elif audit.result in CAUSES and audit.sequence >= taken.ended:
             taken.ended, taken.cause, taken.reason, taken.event_id = audit.sequence, CAUSES[audit.result], audit.reason or "", audit.event_id

@@ -16,10 +16,11 @@ KEY = member_key("grand", "M-1")
 DELIVERED, DEAD, SKIPPED, DROPPED = DeliveryResult.DELIVERED, DeliveryResult.DEAD_LETTERED, DeliveryResult.SKIPPED, DeliveryResult.DROPPED
 
 
-def audit(sequence: int, result: DeliveryResult, destination: str = "app", **more: Any) -> DeliveryAudit:
+def audit(sequence: int, result: DeliveryResult, destination: str = "app", reason: str = "", **more: Any) -> DeliveryAudit:
+    reason = reason or ("OPERATOR" if result is SKIPPED else f"why {sequence}")
     return DeliveryAudit(
         delivery_id=f"dlv_{sequence}", destination=destination, event_id=f"evt_{sequence}", program_id="grand", member_id="M-1", sequence=sequence,
-        kind="BALANCE_CHANGED", result=result, reason=f"why {sequence}", attempts=1, command_id="pos:1", source_system="pos", occurred_at_ms=1,
+        kind="BALANCE_CHANGED", result=result, reason=reason, attempts=1, command_id="pos:1", source_system="pos", occurred_at_ms=1,
         ingested_at_ms=1, recorded_at_ms=1, ended_at_ms=1, chain_number=1, previous_hash="", record_hash="", **more,
     )  # fmt: skip
 
@@ -44,8 +45,16 @@ def test_what_was_given_up_is_named(ends: list[tuple[int, DeliveryResult]], expe
         return
     (one,) = found
     assert (one.cause, one.sequence, one.here) == expected
-    assert (one.store, one.member_id, one.record_id, one.detail) == ("destination:app", "M-1", f"evt_{expected[1]}", f"why {expected[1]}")
+    assert (one.store, one.member_id, one.record_id, one.detail) == (
+        "destination:app", "M-1", f"evt_{expected[1]}", "OPERATOR" if expected[0] is Cause.SKIPPED else f"why {expected[1]}"
+    )
     assert one.repair == judging.REPLAYED
+
+
+def test_a_connected_system_without_the_member_lacks_nothing() -> None:
+    deliveries = Deliveries(Codec(LocalRegistry()), {})
+    deliveries.add_audit(audit(1, SKIPPED, "salesforce", reason="MEMBER_UNKNOWN"))
+    assert list(judging.given_up("salesforce", KEY, deliveries.taken["salesforce", KEY])) == []
 
 
 def test_a_record_of_the_end_settles_what_is_owed_to_that_destination_alone() -> None:
