@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
-COLUMNS = ("name", "kind", "way", "state", "last success", "lag>", "budget>", "last error", "alert")
+COLUMNS = ("name", "way", "state", "last success", "lag>", "budget>", "last error", "alert")
 STYLES = {"well": "green", "listens": "green", "fails": "red", "waits": "yellow", "paused": "yellow"}
 
 Row = dict[str, Any]
@@ -118,15 +119,22 @@ def _cells(row: Row) -> "Sequence[str | Text]":
 
     way = f"{row['direction']}: {row['way']} {row['feed']}".rstrip()
     budget = row.get("budget")
+    name = row["name"] if row["name"] == row["kind"] else f"{row['name']} ({row['kind']})"
     return (
-        row["name"], row["kind"], way, Text(row["state"], STYLES.get(row["state"], "")), row.get("succeeded_at") or "",
+        name, way, Text(row["state"], STYLES.get(row["state"], "")), _short(row.get("succeeded_at") or ""),
         "" if row.get("lag_s") is None else f"{row['lag_s']:.1f} s", f"{budget['used']}/{budget['allowed']}" if budget else "",
         _at(row, "last_error"), _at(row, "alert"),
     )  # fmt: skip
 
 
 def _at(row: Row, name: str) -> str:
-    return f"{row[name]} ({row[name + '_at']})" if row.get(name) else ""
+    return f"{row[name]} ({_short(row[name + '_at'])})" if row.get(name) else ""
+
+
+def _short(time: str) -> str:
+    """A time of RFC 3339 in UTC: of today without the day, of other days without seconds."""
+    day, _, clock = time.partition("T")
+    return clock[:8] if day == datetime.now(UTC).date().isoformat() else f"{day} {clock[:5]}".strip()
 
 
 def _kind_cells(row: Row) -> Sequence[str]:
