@@ -4,7 +4,6 @@ from streams.connectors import grants
 from streams.connectors.contract import Connector, Grant, Option, Options, Poll, Push, Token, Write
 from streams.connectors.darwinbox import inbound, outbound
 from streams.connectors.proof import by_password
-from streams.connectors.worker_json import translate
 
 _CONNECTION = (
     Option(name="base_url", doc="https://DOMAIN of the tenant.", is_required=True, is_url=True),
@@ -53,7 +52,7 @@ CONNECTOR = Connector(
         Option(name="empty_messages", doc="Parts of messages, in lower case, by which the API says that nothing was modified.", type=list,
                default=["no record", "no data", "not found"]),
     ),
-    push=Push(authenticate=by_password, translate=translate, challenge={"WWW-Authenticate": 'Basic realm="loyalty"'}),
+    push=Push(authenticate=by_password, translate=inbound.translate, challenge={"WWW-Authenticate": 'Basic realm="loyalty"'}),
     polls={"employees": Poll(begin=inbound.poll, every_s=60.0, is_wanted=lambda source: bool(source.options["dataset_key"]))},
     target_options=(
         *_CONNECTION,

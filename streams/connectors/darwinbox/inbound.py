@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from schemas.contract import Command
-from streams.connectors.contract import Answer, Cursor, Found, Options, Parked, Polling, Request, Source
+from streams.connectors import worker_json
+from streams.connectors.contract import Answer, Cursor, Delivery, Found, Options, Parked, Polling, Request, Source, Translation
 from streams.connectors.fields import Fields
 from streams.connectors.workers import Worker, commands_of, digest_of, read_day
 from streams.errors import ContractError
@@ -22,6 +23,29 @@ TIME = "%d-%m-%Y %H:%M:%S"
 DAYS = ("%d-%m-%Y", "%Y-%m-%d", "%d/%m/%Y", "%d %b %Y")
 FIELD_MAP = {"given_name": "first_name", "family_name": "last_name", "email": "company_email_id"}
 SEEN_MAX = 10_000
+LEAVERS_MAX = 500
+
+
+def translate(delivery: Delivery, source: Source) -> Translation:
+    """What is pushed: the form of the import API's deactivations, or the JSON that all HR systems may send. Raises ContractError.
+
+        {"employees": [{"employee_id": "E1", "deactivate_type": "Resigned", "deactivate_reason": "..", "date_of_exit": "21-11-2026"}]}
+    """
+    content = commands.load_json(delivery.body)
+    if not isinstance(content, dict) or "employees" not in content:
+        return worker_json.translate(delivery, source)
+    leavers = content["employees"]
+    if not isinstance(leavers, list) or not 1 <= len(leavers) <= LEAVERS_MAX:
+        raise ContractError("TYPE_INVALID", f"employees must be a list of 1 to {LEAVERS_MAX}")
+    found: list[Command] = []
+    for one in leavers:
+        fields = Fields(one, "an employee")
+        at_ms = delivery.received_at_ms
+        found += commands_of(Worker(
+            employee_id=_text(fields, source.options["employee_id_field"]) or "", version=at_ms, occurred_at_ms=at_ms, is_active=False,
+            last_day=read_day(_text(fields, "date_of_exit"), DAYS), reason=_text(fields, "deactivate_type") or _text(fields, "deactivate_reason") or "",
+        ), source)  # fmt: skip
+    return Translation(commands=tuple(found))
 
 
 def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:

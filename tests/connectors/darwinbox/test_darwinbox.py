@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.fakes.darwinbox import DarwinboxFake
 from infra.fakes.server import Misbehaviour
 from schemas.records import Enrolment, MemberStatus, ProfileChange
-from streams.connectors.contract import Answer, Found, Outcome
+from streams.connectors.contract import Answer, Delivery, Found, Outcome
 from streams.connectors.darwinbox import CONNECTOR, inbound, outbound
 from streams.errors import ContractError
 from tests.connectors.support import NOW_MS, asked, commands_in, cursor_of, poll_fake, polled, source_of, state_of, target_of, write_fake, written
@@ -138,6 +138,41 @@ async def test_changes_of_a_tenant_arrive(tenant: DarwinboxFake) -> None:
 
 def now_ms() -> int:
     return int(time.time() * 1000)
+
+
+# Pushed.
+
+
+def delivery(body: Any) -> Delivery:
+    return Delivery(body=orjson.dumps(body), headers={}, received_at_ms=NOW_MS)
+
+
+DEACTIVATION = {"employees": [{
+    "employee_id": "E1", "deactivate_type": "Resigned", "deactivate_reason": "Other", "date_of_resignation": "01-10-2026", "date_of_exit": "21-11-2026",
+}]}  # fmt: skip
+
+
+def test_a_deactivation_in_the_form_of_the_import_api_suspends() -> None:
+    (change,) = inbound.translate(delivery(DEACTIVATION), source()).commands
+    assert isinstance(change, ProfileChange)
+    assert (change.member_id, change.status, change.status_reason, change.status_from_date) == ("E1", MemberStatus.SUSPENDED, "Resigned", None)
+    ahead = {"employees": [DEACTIVATION["employees"][0] | {"date_of_exit": "30-11-2026"}, {"employee_id": "E2"}]}
+    first, second = inbound.translate(delivery(ahead), source()).commands
+    assert isinstance(first, ProfileChange) and first.status_from_date == "2026-12-01"
+    assert isinstance(second, ProfileChange) and (second.member_id, second.status_reason) == ("E2", "employment ended")
+
+
+def test_any_hr_json_is_taken_as_well() -> None:
+    event = {"type": "worker.hired", "employee_id": "E3", "effective_date": "2026-11-02", "occurred_at": "2026-11-22T03:40:00Z"}
+    assert [type(one) for one in inbound.translate(delivery(event), source()).commands] == [Enrolment, ProfileChange]
+
+
+@pytest.mark.parametrize(
+    "body", [[], {}, {"employees": []}, {"employees": [7]}, {"employees": [{}]}, {"employees": [{"employee_id": "E1", "date_of_exit": "soon"}]}]
+)  # fmt: skip
+def test_what_cannot_be_is_refused(body: Any) -> None:
+    with pytest.raises(ContractError):
+        inbound.translate(delivery(body), source())
 
 
 # Writing.
