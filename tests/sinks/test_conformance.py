@@ -11,6 +11,7 @@ import redis
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import TopicPartition
 
+from infra.fakes.darwinbox import DarwinboxFake
 from infra.fakes.receiver import Receiver
 from schemas.records import DeadLetterStage
 from sinks import SINKS, clickhouse, main, redis_cache
@@ -18,10 +19,12 @@ from sinks.base import Health
 from streams import kafka as kafka_clients
 from streams import topics
 from streams.configuration import Configuration
+from streams.connectors.darwinbox import CONNECTOR as DARWINBOX
 from streams.destinations.control import ControlLog
 from streams.destinations.model import Job
 from streams.settings import Settings
 from tests.sinks.broker import codec, dead_letters, fill, read_all, running, until_committed
+from tests.sinks.connectors.support import target_of
 from tests.sinks.delivery.support import LOOPBACK, destination
 from tests.sinks.examples import SECRET, event
 
@@ -144,12 +147,65 @@ class ClickHouse(Harness):
         return await asyncio.to_thread(ask)
 
 
+class Connectors(Harness):
+    """One connected system, which knows all members."""
+
+    @property
+    def configuration(self) -> Configuration:
+        tenant = self.back_end
+        target = target_of(
+            tenant.base_url, DARWINBOX, "darwinbox", client_id=tenant.client_id, client_secret=tenant.client_secret, code=tenant.code,
+            sequence_attribute="sequence",
+        )  # fmt: skip
+        return Configuration(programs={}, sources={}, destinations={}, tokens=(), targets={"darwinbox": target})
+
+    async def stop_back_end(self) -> None:
+        await self.back_end.stop()
+
+    async def start_back_end(self) -> None:
+        await self.back_end.start()
+
+    async def arrived(self) -> dict[str, int]:
+        return {f"grand/{member}": int(fields["sequence"]) for member, fields in self.back_end.values.items()}
+
+    async def state(self) -> Any:
+        """All that each field has ever been."""
+        return {place: list(values) for place, values in self.back_end.history.items()}
+
+    async def until_finished(self) -> None:
+        last = max((await self.arrived()).values())
+        wanted = {one.event_id for one in events(*range(1, last + 1))}
+        async with asyncio.timeout(20):
+            while {one.event_id for _, one in await asyncio.to_thread(read_all, self.settings, topics.DELIVERY_AUDIT)} != wanted:
+                await asyncio.sleep(0.1)
+
+    async def replay(self, run: Callable[[asyncio.Event], Any]) -> None:
+        """A state is never written twice, so there is nothing to ask for: a process that starts reads on, and writes nothing again."""
+        async with running(run):
+            newer = events(4)
+            await asyncio.to_thread(fill, self.settings, topics.EVENTS, newer[:1])
+            async with asyncio.timeout(30):
+                while (await self.arrived())["grand/m-0"] != 4:
+                    await asyncio.sleep(0.05)
+        for (member, _), values in self.back_end.history.items():
+            if member == "m-0":
+                values.pop()
+
+
 @pytest.fixture(params=list(SINKS))
 async def harness(request: pytest.FixtureRequest, kafka: Any, make_settings: Callable[..., Settings]) -> AsyncIterator[Harness]:
     overrides: dict[str, Any] = {"redis_url": "redis://127.0.0.1:1", "clickhouse_url": "http://127.0.0.1:1", "http_port": 0}
     if request.param == "webhooks":
         async with Receiver(SECRET) as receiver:
             yield Webhooks(make_settings(**overrides, delivery_allowed_addresses=LOOPBACK), receiver)
+        return
+    if request.param == "connectors":
+        tenant = DarwinboxFake()
+        for member in range(MEMBERS):
+            tenant.hire(f"m-{member}")
+        await tenant.start()
+        yield Connectors(make_settings(**overrides), tenant)
+        await tenant.stop()
         return
     name, server = ("redis_url", "valkey") if request.param == "redis" else ("clickhouse_url", "clickhouse")
     del overrides[name]
