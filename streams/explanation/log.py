@@ -232,10 +232,15 @@ class Log:
 
     def _unread(self, groups: Mapping[str, Sequence[Topic]], wanted: Sequence[Topic]) -> Behind:
         """What is behind the places of these groups; of a topic of several groups behind the first, of one without a group the newest."""
-        kafka.partition_counts(self._settings, timeout_s=ASK_TIMEOUT_S)  # Tells at once that no broker answers.
+        admin = AdminClient(kafka.client_config(self._settings))
+        try:
+            # Tells at once that no broker answers; and a client that knows none yet puts its first questions off for seconds.
+            admin.list_topics(timeout=ASK_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._unavailable(error) from error
         committed = self._committed(groups)
         places = [TopicPartition(topic.name(self._prefix), number) for topic in wanted for number in range(self._settings.kafka_partitions)]
-        lows, highs = self._ends(places, OffsetSpec.earliest()), self._ends(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        lows, highs = (self._ends(admin, places, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))  # type: ignore[no-untyped-call]
         behind = Behind()
         for place, high in highs.items():
             low = lows.get(place, 0)
@@ -249,9 +254,9 @@ class Log:
                 behind.ranges[place] = (begin, high)
         return behind
 
-    def _ends(self, places: Sequence[TopicPartition], spec: Any) -> dict[Place, int]:
+    @staticmethod
+    def _ends(admin: AdminClient, places: Sequence[TopicPartition], spec: Any) -> dict[Place, int]:
         """What does not exist, or has no leader just now, is missing."""
-        admin = AdminClient(kafka.client_config(self._settings))
         asked = admin.list_offsets(
             dict.fromkeys(places, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ASK_TIMEOUT_S
         )  # fmt: skip

@@ -173,6 +173,10 @@ def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
     """Records of outbound streams that their sinks have not written yet. Raises UnavailableError."""
     admin = AdminClient(kafka.client_config(parts.settings))
     prefix, numbers = parts.settings.topic_prefix, range(parts.settings.kafka_partitions)
+    try:
+        admin.list_topics(timeout=ASK_TIMEOUT_S)  # A client that knows no broker yet puts its first questions off for seconds.
+    except KafkaException as error:
+        raise _unavailable(parts.settings, error) from error
     wanted, asked = {}, {}
     for name in outbound:
         group, topic = names.sink_of(name)
@@ -196,7 +200,11 @@ def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
             found[name] = sum(max(0, ends[place] - max(firsts[place], read.get(place.partition, 0))) for place in wanted[name])
         return found
     except KafkaException as error:
-        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={parts.settings.kafka_bootstrap_servers}: {error}") from error
+        raise _unavailable(parts.settings, error) from error
+
+
+def _unavailable(settings: Settings, error: KafkaException) -> UnavailableError:
+    return UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error}")
 
 
 def _time(at_ms: int | None) -> str | None:

@@ -149,9 +149,14 @@ def test_both_members_of_a_transfer(world: World) -> None:
 def test_a_hold_and_what_ended_it(world: World) -> None:
     world.send("transactions", member_id="G-1", transaction_id="hold-1", kind="HOLD", points=20)
     world.send("transactions", member_id="G-1", transaction_id="take-1", kind="CAPTURE", related_transaction_id="hold-1", points=15)
-    found = world.once("hold-1", lambda one: {way["command_id"] for way in one["ways"]} == {"hold-1", "take-1"})
-    hold = next(way for way in found["ways"] if way["command_id"] == "hold-1")
-    assert ("same hold", "take-1") in [(one["relation"], one["command_id"]) for one in hold["related"]]
+
+
+    def related(one: Any) -> list[tuple[str, str]]:
+        return [(other["relation"], other["command_id"]) for way in one["ways"] if way["command_id"] == "hold-1" for other in way["related"]]
+
+    # Both are told before the history has both.
+    found = world.once("hold-1", lambda one: ("same hold", "take-1") in related(one))
+    assert {way["command_id"] for way in found["ways"]} == {"hold-1", "take-1"}
 
 
 def test_what_waits_for_somebody(world: World) -> None:
