@@ -150,7 +150,6 @@ def test_a_hold_and_what_ended_it(world: World) -> None:
     world.send("transactions", member_id="G-1", transaction_id="hold-1", kind="HOLD", points=20)
     world.send("transactions", member_id="G-1", transaction_id="take-1", kind="CAPTURE", related_transaction_id="hold-1", points=15)
 
-
     def related(one: Any) -> list[tuple[str, str]]:
         return [(other["relation"], other["command_id"]) for way in one["ways"] if way["command_id"] == "hold-1" for other in way["related"]]
 
