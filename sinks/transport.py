@@ -18,8 +18,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import Any
@@ -142,18 +140,6 @@ class Transport:
                 response_class=_Response,
             )
         return self._session
-
-
-def retry_after_s(value: str, now_s: float) -> float | None:
-    """The seconds that a Retry-After header asks for, in either of its forms; None if it is neither."""
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now_s)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 class _BlockedAddress(Exception):

@@ -25,10 +25,11 @@ from sinks import payloads
 from sinks.authorization import tokens_of
 from sinks.base import Receipt, Verdict
 from sinks.delivery.records import Outgoing
-from sinks.transport import Answer, Failure, Transport, retry_after_s
+from sinks.transport import Answer, Failure, Transport
 from streams import signatures
 from streams.connectors.tokens import TokenError
 from streams.destinations.model import Destination, Secret
+from streams.http_headers import retry_after_s
 from streams.settings import Settings
 
 CORRELATION_ID = re.compile(r"[!-~]{1,128}")

@@ -1,4 +1,4 @@
-"""What a connector declares, and what passes between it and the machinery. Pure.
+"""What a connector declares, and what passes between it and the machinery. Pure, but for the clock by which a date in Retry-After is read.
 
 A connector is settings and translators. HTTP, tokens, retries, rates, order, cursors, dead letters and the audit are the machinery's:
 streams/ingress/ for what systems send by themselves, streams/connectors/running/ for polls and streams, sinks/connectors/ for what goes out.
@@ -8,6 +8,7 @@ get there; time-outs, refused tokens, limits and errors of servers are the machi
 it anew. So a conversation can be tested with a list of answers, and must not mind being begun again.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from schemas.contract import Command
 from schemas.records import AccountSnapshot, LoyaltyEventKind
+from streams import http_headers
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 
@@ -125,9 +127,8 @@ def judge(answer: Answer) -> Judgement:
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """Retry-After in seconds; None if there is none, or if it is a date."""
-    text = answer.headers.get("retry-after", answer.headers.get("Retry-After", "")).strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+    """Retry-After in seconds from now on; None if there is none."""
+    return http_headers.retry_after_s(answer.headers.get("retry-after", answer.headers.get("Retry-After", "")), time.time())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

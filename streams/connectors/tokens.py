@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sinks.transport import Transport, retry_after_s
+from sinks.transport import Transport
 from streams.connectors.contract import Answer, Grant, Token
 from streams.connectors.grants import error_code
 from streams.errors import ConfigurationError, ContractError, UnavailableError
+from streams.http_headers import retry_after_s
 
 LIFE_UNKNOWN_S = 300.0  # Of a token whose answer does not say, or not as a number above zero.
 LIFE_MIN_S = 10.0  # What claims to live shorter is used for this long: else every attempt would fetch its own.

@@ -115,8 +115,9 @@ async def test_without_a_token_nothing_is_asked(system: System, transport: Trans
     (Misbehaviour(status=504), Verdict.RETRY, None, True),
     (Misbehaviour(status=503, headers={"Retry-After": "7"}), Verdict.RETRY, 7.0, False),
     (Misbehaviour(status=429, headers={"Retry-After": "9"}), Verdict.WAIT, 9.0, False),
+    (Misbehaviour(status=429, headers={"Retry-After": "Sun, 22 Nov 2020 03:40:30 GMT"}), Verdict.WAIT, 0.0, False),
     (Misbehaviour(drops=True), Verdict.RETRY, None, True),
-], ids=["503", "504", "retry-after", "429", "drop"])  # fmt: skip
+], ids=["503", "504", "retry-after", "429", "date", "drop"])  # fmt: skip
 async def test_what_is_no_answer_is_named(
     system: System, transport: Transport, wrong: Misbehaviour, verdict: Verdict, after_s: float | None, may_still_act: bool
 ) -> None:

@@ -23,7 +23,7 @@ import trustme
 from infra.fakes.receiver import HANG, RESET, Behaviour, Receiver, redirect
 from sinks import transport as transport_module
 from sinks.addresses import Allowed, parse_allowed
-from sinks.transport import BODY_BYTES_MAX, Answer, Failure, Transport, retry_after_s
+from sinks.transport import BODY_BYTES_MAX, Answer, Failure, Transport
 from tests.sinks import ssrf
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -482,14 +482,3 @@ async def test_tls_is_verified_by_the_name_of_the_url(monkeypatch: pytest.Monkey
         other = await post(transport, f"https://other.example:{server.port}/")
         assert other.failure is Failure.TLS and "Hostname mismatch" in other.detail
     assert len(server.peers) == 1, "those whose certificate was refused never came to be"
-
-
-# Retry-After.
-
-
-@pytest.mark.parametrize(("value", "seconds"), [
-    ("0", 0.0), ("120", 120.0), (" 7 ", 7.0), ("9999999999999", 999999999.0), ("Thu, 01 Jan 1970 00:17:40 GMT", 60.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-    ("Thu, 01 Jan 1970 00:17:40 -0000", 60.0), ("", None), ("-1", None), ("1.5", None), ("soon", None), ("٣", None), ("Thu, 99 Jan 1970 00:00:00 GMT", None),
-])  # fmt: skip
-def test_retry_after(value: str, seconds: float | None) -> None:
-    assert retry_after_s(value, 1000.0) == seconds
