@@ -12,7 +12,6 @@ from typing import Any
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-KIND = web.AppKey("kind", str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

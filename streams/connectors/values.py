@@ -21,12 +21,9 @@ def load(body: bytes) -> Any:
 
 
 def at(value: Any, path: str) -> Any:
-    """The value at a path of names, and of numbers for places in lists, joined by dots. "*" is the first that there is. None if there is none."""
+    """The value at a path of names, and of numbers for places in lists, joined by dots. None if there is none."""
     for name in path.split(".") if path else ():
-        if name == "*":
-            items = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
-            value = items[0] if items else None
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             value = value.get(name)
         elif isinstance(value, list) and name.isascii() and name.isdigit() and len(name) < 6:
             value = value[int(name)] if int(name) < len(value) else None

@@ -66,6 +66,31 @@ def commands_of(worker: Worker, source: Source) -> tuple[Command, ...]:
     return tuple(found)
 
 
+TOLD_MAX = 10_000
+"""Workers that the cursor of a poll remembers."""
+
+
+class Told:
+    """What a poll's runs have told of whom: what is read again, because runs overlap, is not told again."""
+
+    def __init__(self, before: Mapping[str, str], now: Mapping[str, str] | None = None) -> None:
+        """Employee -> digest, of the run before and of the one under way, as `kept` gave them."""
+        self._before = before
+        self._now = dict(now or {})
+
+    def news(self, employee_id: str, found: tuple[Command, ...]) -> tuple[Command, ...]:
+        """The commands, if they say another thing than what was told last."""
+        digest = digest_of(found)[:16]
+        last = self._now.get(employee_id, self._before.get(employee_id))
+        self._now[employee_id] = digest
+        return () if digest == last else found
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Of the run under way, for its cursor."""
+        return dict(list(self._now.items())[-TOLD_MAX:])
+
+
 def digest_of(found: tuple[Command, ...]) -> str:
     """Of what the commands say, whatever the version and the time at which it was read."""
     said = [{key: value for key, value in command.to_avro().items() if key not in ("event_id", "source_version", "occurred_at_ms")} for command in found]
@@ -87,8 +112,7 @@ def _status(worker: Worker, today: date) -> dict[str, Any]:
     """Status, and from when it holds."""
     last_day = worker.last_day
     if last_day is not None and (last_day > today or (last_day == today and worker.is_active is not False)):
-        begins = last_day + timedelta(days=1)
-        return {"status": MemberStatus.SUSPENDED, "status_reason": worker.reason or ENDED, **_from(begins, worker.time_zone)}
+        return {"status": MemberStatus.SUSPENDED, "status_reason": worker.reason or ENDED, **_from(moved(last_day, 1), worker.time_zone)}
     if worker.is_active is None:
         return {}
     if worker.is_active:
@@ -122,6 +146,14 @@ def _named(change: ProfileChange, source: Source) -> ProfileChange:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def moved(day: date, days: int) -> date:
+    """So many days later, or earlier. Raises ContractError at the ends of the calendar."""
+    try:
+        return day + timedelta(days=days)
+    except OverflowError as error:
+        raise ContractError("TIME_INVALID", "a day is at the end of the calendar") from error
 
 
 def read_day(text: str | None, formats: tuple[str, ...] = ("%Y-%m-%d",)) -> date | None:

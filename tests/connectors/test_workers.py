@@ -5,7 +5,7 @@ import pytest
 
 from schemas.records import Enrolment, MemberStatus, ProfileChange
 from streams.connectors.contract import Source
-from streams.connectors.workers import Worker, commands_of, digest_of, read_day, read_flag
+from streams.connectors.workers import Told, Worker, commands_of, digest_of, read_day, read_flag
 from streams.errors import ContractError
 from tests.connectors.support import NOW_MS
 
@@ -70,6 +70,7 @@ def test_a_record_that_is_read_again_makes_the_same_commands() -> None:
 
 
 @pytest.mark.parametrize("values", [{"employee_id": ""}, {"employee_id": "x" * 61}, {"last_day": TOMORROW, "time_zone": "Mars/Phobos"},
+                                    {"is_active": True, "last_day": date.max},
                                     {"is_active": True, "attributes": {"Not A Name": "x"}}, {"is_active": True, "occurred_at_ms": 10**17}])  # fmt: skip
 def test_what_cannot_be_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ContractError):
@@ -93,3 +94,12 @@ def test_what_is_neither_a_day_nor_a_flag_is_refused() -> None:
         read_day("soon")
     with pytest.raises(ContractError):
         read_flag("perhaps")
+
+
+def test_what_was_told_last_is_not_told_again() -> None:
+    here, gone = commands_of(worker(is_active=True), HR), commands_of(worker(is_active=False), HR)
+    first = Told({})
+    assert (first.news("21001", here), first.news("21001", here)) == (here, ())
+    second = Told(first.kept)
+    assert [second.news("21001", one) for one in (here, gone, gone, here)] == [(), gone, (), here]
+    assert Told(first.kept, second.kept).kept == second.kept

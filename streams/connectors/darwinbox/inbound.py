@@ -4,7 +4,6 @@ A tenant has datasets with keys of their own; active and inactive people may be 
 what is configured. The cursor is when the last run began, `{"since_ms": ...}`; an overlap is read again, and digests in `seen` keep it from being told again.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,14 +14,13 @@ from schemas.contract import Command
 from streams.connectors import worker_json
 from streams.connectors.contract import Answer, Cursor, Delivery, Found, Options, Parked, Polling, Request, Source, Translation
 from streams.connectors.fields import Fields
-from streams.connectors.workers import Worker, commands_of, digest_of, read_day
+from streams.connectors.workers import Told, Worker, commands_of, read_day
 from streams.errors import ContractError
 from streams.ingress import commands
 
 TIME = "%d-%m-%Y %H:%M:%S"
 DAYS = ("%d-%m-%Y", "%Y-%m-%d", "%d/%m/%Y", "%d %b %Y")
 FIELD_MAP = {"given_name": "first_name", "family_name": "last_name", "email": "company_email_id"}
-SEEN_MAX = 10_000
 LEAVERS_MAX = 500
 
 
@@ -52,8 +50,7 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
     """One run over the datasets. Records that cannot be understood are parked; a refusal of the API stops the run."""
     options = source.options
     since_ms = cursor.get("since_ms")
-    seen: Mapping[str, str] = cursor.get("seen") or {}
-    told: dict[str, str] = {}
+    told = Told(cursor.get("seen") or {})
     for dataset, is_active in ((options["dataset_key"], None), (options["inactive_dataset_key"], False)):
         if not dataset:
             continue
@@ -64,16 +61,11 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
         for record in records(answer, options):
             try:
                 worker = worker_of(record, source, now_ms, is_active)
-                told_now = commands_of(worker, source)
+                found += told.news(worker.employee_id, commands_of(worker, source))
             except ContractError as error:
                 parked.append(Parked(value=orjson.dumps(record), reason=error.reason, detail=error.detail))
-                continue
-            digest = digest_of(told_now)[:16]
-            if seen.get(worker.employee_id) != digest and told.get(worker.employee_id) != digest:
-                found += told_now
-            told[worker.employee_id] = digest
         yield Found(commands=tuple(found), parked=tuple(parked), source_time_ms=now_ms)
-    yield Found(cursor={"since_ms": now_ms, "seen": dict(list(told.items())[-SEEN_MAX:])}, source_time_ms=now_ms)
+    yield Found(cursor={"since_ms": now_ms, "seen": told.kept}, source_time_ms=now_ms)
 
 
 def request(options: Options, dataset: str, since_ms: int | None) -> Request:

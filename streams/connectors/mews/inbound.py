@@ -6,7 +6,7 @@ minutes, and then no more: a poll over what was updated finds the rest.
 
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -82,7 +82,7 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
     page: str | None = None
     while True:
         limitation: dict[str, Any] = {"Count": PAGE_SIZE} | ({"Cursor": page} if page else {})
-        wanted = {"UpdatedUtc": {"StartUtc": _iso(since_ms), "EndUtc": _iso(now_ms)}, "Limitation": limitation}
+        wanted = {"UpdatedUtc": {"StartUtc": commands.format_time(since_ms), "EndUtc": commands.format_time(now_ms)}, "Limitation": limitation}
         answer = yield api.request(options, options["reservations_path"], wanted)
         assert answer is not None, "an answer follows a request"
         content = api.content(answer)
@@ -184,7 +184,3 @@ def _nights(reservation: Any, time_zone: str) -> int:
             return 0
         days.append(datetime.fromtimestamp(at_ms / 1000, ZoneInfo(time_zone)).date())
     return max(0, (days[1] - days[0]) // timedelta(days=1))
-
-
-def _iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -14,7 +14,7 @@ from schemas.contract import Command
 from streams.connectors import values
 from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Answer, Cursor, Delivery, Found, Hint, Parked, Polling, Reply, Request, Source, Translation
-from streams.connectors.workers import Worker, commands_of, digest_of, read_day
+from streams.connectors.workers import Told, Worker, commands_of, moved, read_day
 from streams.connectors.xml_reader import Element
 from streams.errors import ContractError
 from streams.ingress import commands
@@ -22,7 +22,6 @@ from streams.ingress import commands
 TERMINATION, HIRE, REHIRE = "termination", "hire", "rehire"
 EVENTS_MAX = 500
 PAGES_MAX = 10_000
-SEEN_MAX = 10_000
 EXPAND = "emplStatusNav/picklistLabels,userNav,employmentNav"
 FIELD_MAP = {"given_name": "userNav.firstName", "family_name": "userNav.lastName", "email": "userNav.email"}
 _DATE = re.compile(r"/Date\((-?\d{1,15})([+-]\d{4})?\)/")
@@ -65,7 +64,7 @@ def _leaver(entry: Element, event: Element, employee_id: str, received_at_ms: in
     day = read_day(xml.text_at(entry, "effectiveStartDate"))
     at_ms = _published_ms(entry, event, received_at_ms)
     if day is not None and source.options["termination_day"] == "first_day_off":
-        day -= timedelta(days=1)
+        day = moved(day, -1)
     return Worker(
         employee_id=employee_id, version=at_ms, occurred_at_ms=at_ms, is_active=False, last_day=day, time_zone=source.options["time_zone"],
         reason="TERMINATION",
@@ -130,7 +129,7 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
     """Jobs that were modified since the last run, less an overlap. Cursor: {"since_ms": ..., "seen": {...}}, and `next` of a run under way."""
     since_ms, seen = cursor.get("since_ms"), dict(cursor.get("seen") or {})
     run = cursor.get("run") or {"through_ms": now_ms, "next": _first(source, since_ms), "told": {}}
-    told: dict[str, str] = dict(run["told"])
+    told = Told(seen, run["told"])
     path = run["next"]
     for _ in range(PAGES_MAX):
         answer = yield _get(path)
@@ -141,18 +140,12 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
         for record in records:
             try:
                 worker = worker_of(record, source, run["through_ms"])
-                told_now = commands_of(worker, source)
+                found += told.news(worker.employee_id, commands_of(worker, source))
             except ContractError as error:
                 parked.append(Parked(value=repr(values.at(record, "userId")).encode(), reason=error.reason, detail=error.detail))
-                continue
-            digest = digest_of(told_now)[:16]
-            if seen.get(worker.employee_id) != digest:
-                found += told_now
-            told[worker.employee_id] = digest
-        kept = dict(list(told.items())[-SEEN_MAX:])
         after: Mapping[str, Any] = (
-            {"since_ms": since_ms, "seen": seen, "run": {"through_ms": run["through_ms"], "next": path, "told": kept}} if path
-            else {"since_ms": run["through_ms"], "seen": kept}
+            {"since_ms": since_ms, "seen": seen, "run": {"through_ms": run["through_ms"], "next": path, "told": told.kept}} if path
+            else {"since_ms": run["through_ms"], "seen": told.kept}
         )  # fmt: skip
         yield Found(commands=tuple(found), parked=tuple(parked), cursor=after, source_time_ms=run["through_ms"])
         if not path:

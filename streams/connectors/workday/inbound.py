@@ -18,13 +18,13 @@ from streams.connectors import xml_reader as xml
 from streams.connectors.contract import Cursor, Found, Parked, Polling, Source
 from streams.connectors.workday import service
 from streams.connectors.workday.service import NAMESPACE, FaultError
-from streams.connectors.workers import Worker, commands_of, digest_of, read_day, read_flag
+from streams.connectors.workers import Told, Worker, commands_of, read_day, read_flag
 from streams.connectors.xml_reader import Element
 from streams.errors import ContractError
+from streams.ingress.commands import format_time
 
 ENTRY, EFFECTIVE = "entry", "effective"
 QUERIES = (ENTRY, EFFECTIVE)
-SEEN_MAX = 10_000
 PAGES_MAX = 100_000
 STATUS = "Worker_Data/Employment_Data/Worker_Status_Data"
 FIELD_MAP = {
@@ -41,7 +41,7 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
     if not run:
         from_ms = None if last_ms is None else last_ms - int(source.options["overlap_s"] * 1000)
         run = {"from_ms": from_ms, "through_ms": now_ms, "query": ENTRY, "page": 1}
-    told: dict[str, str] = dict(run.pop("told", {}))
+    told = Told(seen, run.pop("told", {}))
     for query in QUERIES[QUERIES.index(run["query"]):]:
         if query == EFFECTIVE and run["from_ms"] is None:
             continue  # The first run has read everybody.
@@ -54,17 +54,15 @@ def poll(source: Source, cursor: Cursor, now_ms: int) -> Polling:
             except FaultError as error:
                 yield Found(parked=(Parked(value=answer.body, reason=error.reason, detail=error.detail),), alert=f"{error.reason}: {error.detail}")
                 raise
-            commands, parked, digests = _read(response, source, run["through_ms"], query, seen | told)
-            told |= digests
+            commands, parked = _read(response, source, run["through_ms"], query, told)
             pages = int(xml.text_at(response, "Response_Results/Total_Pages") or 1)
             page += 1
             at = {"query": query, "page": page} if page <= pages else {"query": EFFECTIVE, "page": 1}
             is_last = page > pages and (query == EFFECTIVE or run["from_ms"] is None)
-            kept = dict(list(told.items())[-SEEN_MAX:])
             yield Found(
                 commands=commands, parked=parked, source_time_ms=run["through_ms"],
-                cursor={"through_ms": run["through_ms"], "seen": kept} if is_last
-                else {"through_ms": last_ms, "seen": seen, "run": run | at | {"told": kept}},
+                cursor={"through_ms": run["through_ms"], "seen": told.kept} if is_last
+                else {"through_ms": last_ms, "seen": seen, "run": run | at | {"told": told.kept}},
             )  # fmt: skip
             if page > pages:
                 break
@@ -74,44 +72,38 @@ def get_workers(source: Source, run: Mapping[str, Any], query: str, page: int) -
     """The element of one request."""
     options = source.options
     from_ms, through_ms = run["from_ms"], run["through_ms"]
+    read_at = format_time(through_ms)
     effective_ms = through_ms + int(timedelta(hours=options["look_ahead_hours"]) / timedelta(milliseconds=1)) if query == EFFECTIVE else through_ms
+    effective_at = format_time(effective_ms)
     criteria = ""
     if from_ms is not None:
         first, last = _RANGE[query]
         criteria = (
-            f"<bsvc:Request_Criteria><bsvc:Transaction_Log_Criteria_Data><bsvc:Transaction_Date_Range_Data><bsvc:{first}>{_iso(from_ms)}</bsvc:{first}>"
-            f"<bsvc:{last}>{_iso(effective_ms)}</bsvc:{last}></bsvc:Transaction_Date_Range_Data></bsvc:Transaction_Log_Criteria_Data></bsvc:Request_Criteria>"
+            f"<bsvc:Request_Criteria><bsvc:Transaction_Log_Criteria_Data><bsvc:Transaction_Date_Range_Data><bsvc:{first}>{format_time(from_ms)}</bsvc:{first}>"
+            f"<bsvc:{last}>{effective_at}</bsvc:{last}></bsvc:Transaction_Date_Range_Data></bsvc:Transaction_Log_Criteria_Data></bsvc:Request_Criteria>"
         )
     groups = "".join(f"<bsvc:Include_{name}>1</bsvc:Include_{name}>" for name in ("Reference", "Personal_Information", "Employment_Information"))
     return (
         f'<bsvc:Get_Workers_Request xmlns:bsvc="{NAMESPACE}" bsvc:version="{xml.escape(options["version"])}">{criteria}<bsvc:Response_Filter>'
-        f"<bsvc:As_Of_Effective_Date>{_iso(effective_ms)}</bsvc:As_Of_Effective_Date><bsvc:As_Of_Entry_DateTime>{_iso(through_ms)}</bsvc:As_Of_Entry_DateTime>"
+        f"<bsvc:As_Of_Effective_Date>{effective_at}</bsvc:As_Of_Effective_Date><bsvc:As_Of_Entry_DateTime>{read_at}</bsvc:As_Of_Entry_DateTime>"
         f"<bsvc:Page>{page}</bsvc:Page><bsvc:Count>{options['page_size']}</bsvc:Count></bsvc:Response_Filter>"
         f"<bsvc:Response_Group>{groups}</bsvc:Response_Group></bsvc:Get_Workers_Request>"
     )
 
 
-def _read(
-    response: Element, source: Source, through_ms: int, query: str, seen: Mapping[str, str]
-) -> tuple[tuple[Command, ...], tuple[Parked, ...], dict[str, str]]:
-    """Commands of a page's workers, what is parked of it, and the digests of what was told."""
+def _read(response: Element, source: Source, through_ms: int, query: str, told: Told) -> tuple[tuple[Command, ...], tuple[Parked, ...]]:
+    """Commands of a page's workers, and what is parked of it."""
     found: list[Command] = []
     parked: list[Parked] = []
-    digests: dict[str, str] = {}
     for element in xml.find_all(response, "Response_Data/Worker"):
         employee_id = xml.text_at(element, source.options["employee_id_path"]) or _reference(element, "Employee_ID") or ""
         if not employee_id:
             continue  # A contingent worker, or another one without such a number.
         try:
-            told = commands_of(_worker(element, employee_id, source, through_ms, query), source)
+            found += told.news(employee_id, commands_of(_worker(element, employee_id, source, through_ms, query), source))
         except ContractError as error:
             parked.append(Parked(value=_bytes(element), reason=error.reason, detail=error.detail, entity_id=employee_id))
-            continue
-        digest = digest_of(told)[:16]
-        if seen.get(employee_id) != digest:
-            found += told
-        digests[employee_id] = digest
-    return tuple(found), tuple(parked), digests
+    return tuple(found), tuple(parked)
 
 
 def _worker(element: Element, employee_id: str, source: Source, through_ms: int, query: str) -> Worker:
@@ -142,7 +134,3 @@ def _bytes(element: Element) -> bytes:
     from xml.etree.ElementTree import tostring
 
     return tostring(element)
-
-
-def _iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

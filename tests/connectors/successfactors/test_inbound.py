@@ -95,6 +95,7 @@ def test_answers_are_in_its_form() -> None:
     [
         (b"ExternalEvent>", b"Event>", "NOT_XML"), (b"<name>userId</name>", b"<name>other</name>", "FIELD_REQUIRED"), (b"2026-11-22T03", b"x", "TIME_INVALID"),
         (b"effectiveStartDate>2026-11-22", b"effectiveStartDate>soon", "TIME_INVALID"),
+        (b"effectiveStartDate>2026-11-22", b"effectiveStartDate>0001-01-01", "TIME_INVALID"),
         (b"externalEventId>2dc67448-a1d9-4c31-8f04-bcb94bfe23b3", b"externalEventId>", "FIELD_REQUIRED"),
         (b"<soapenv:Envelope", b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><soapenv:Envelope', "XML_FORBIDDEN"),
     ],
