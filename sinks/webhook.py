@@ -18,7 +18,7 @@ from sinks.transport import Transport
 from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.destinations.control import ControlLog
-from streams.internal_access import is_authorized
+from streams.internal_access import refusal
 from streams.settings import Settings
 
 SINK = "webhooks"
@@ -71,8 +71,8 @@ def add_routes(app: web.Application, settings: Settings) -> None:
     app[HUB] = hubs
 
     def answer(request: web.Request, look: Callable[[Hub], Any]) -> web.Response:
-        if not is_authorized(request, settings):
-            return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
+        if (refused := refusal(request, settings)) is not None:
+            return refused
         return web.json_response(look(hubs[0])) if hubs else web.json_response({"error": "starting"}, status=503)
 
     async def status(request: web.Request) -> web.Response:

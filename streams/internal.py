@@ -18,7 +18,7 @@ from streams.domain import identities
 from streams.domain.identity import address
 from streams.domain.program import Program
 from streams.engine import App
-from streams.internal_access import is_authorized
+from streams.internal_access import refusal
 from streams.settings import Settings
 
 PAGE_ROWS_MAX = 200
@@ -36,8 +36,8 @@ def add_routes(web_app: web.Application, settings: Settings, running: Sequence[A
     """
 
     async def answer(request: web.Request, look: Callable[[App], Any]) -> web.Response:
-        if not is_authorized(request, settings):
-            return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
+        if (refused := refusal(request, settings)) is not None:
+            return refused
         if not running:
             return web.json_response({"error": "starting"}, status=503)
         try:

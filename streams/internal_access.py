@@ -7,7 +7,9 @@ from aiohttp import web
 from streams.settings import Settings
 
 
-def is_authorized(request: web.Request, settings: Settings) -> bool:
-    """Whether the request shows the internal token, and there is one."""
+def refusal(request: web.Request, settings: Settings) -> web.Response | None:
+    """The answer to whoever does not show the internal token, and to all if there is none; None to who does."""
     given = request.headers.get("Authorization", "")
-    return bool(settings.internal_token) and hmac.compare_digest(given.encode(), f"Bearer {settings.internal_token}".encode())
+    if settings.internal_token and hmac.compare_digest(given.encode(), f"Bearer {settings.internal_token}".encode()):
+        return None
+    return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)

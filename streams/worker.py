@@ -17,7 +17,7 @@ from streams.codec import open_codec
 from streams.configuration import Configuration
 from streams.engine import App, EngineConfig, Unit
 from streams.errors import ConfigurationError, LoyaltyError, UnavailableError
-from streams.internal_access import is_authorized
+from streams.internal_access import refusal
 from streams.personal_data import owner
 from streams.settings import Settings
 from streams.tables import CHANGELOG_CONFIG, DELETIONS_KEPT_S, FORGET, TABLES, app_id, changelogs
@@ -150,8 +150,8 @@ def _web(settings: Settings, running: list[App]) -> web.Application:
 
     async def account(request: web.Request) -> web.Response:
         """One account as the table has it: 200, 404 not a member, 421 owned by another worker, 401 without the internal token."""
-        if not is_authorized(request, settings):
-            return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
+        if (refused := refusal(request, settings)) is not None:
+            return refused
         key = member_key(request.match_info["program"], request.match_info["member"])
         if not running:
             return web.json_response({"error": "starting"}, status=503)

@@ -195,7 +195,8 @@ class Outlet:
         return batch
 
     def _pace_free_s(self, now_s: float) -> float:
-        wanted = max(self._rate_max_per_s * self._share(), 1e-3) if self._rate_max_per_s else None
+        rates = [rate for rate in (self._rate_max_per_s, allowance.rate_max_per_s(self.exchange.budget)) if rate]
+        wanted = max(min(rates) * self._share(), 1e-3) if rates else None
         if wanted != self._paced_for:
             self._paced_for = wanted
             self._pace.resize(wanted)
@@ -336,9 +337,7 @@ class Outlet:
             partition.changed(entry)
 
     async def turn(self) -> None:
-        """Wait until the pace, and what is left of the allowance, allow a request."""
-        if (saving_s := allowance.wait_s(self.exchange.budget)) > 0:
-            await asyncio.sleep(saving_s)
+        """Wait until the pace allows a request."""
         while (wait_s := self._pace_free_s(now_s := time.monotonic()) - now_s) > 0:
             await asyncio.sleep(wait_s)
         self._pace.began(now_s)

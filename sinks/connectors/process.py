@@ -36,7 +36,7 @@ from streams.destinations.control import ControlLog
 from streams.destinations.model import Action, DestinationState, Job, State
 from streams.errors import UnavailableError
 from streams.ingress.accounts import Accounts
-from streams.internal_access import is_authorized
+from streams.internal_access import refusal
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -303,8 +303,8 @@ def add_routes(app: web.Application, settings: Settings) -> None:
     app[RUNS] = runs
 
     def answer(request: web.Request, look: Callable[[], Any]) -> web.Response:
-        if not is_authorized(request, settings):
-            return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
+        if (refused := refusal(request, settings)) is not None:
+            return refused
         return web.json_response(look())
 
     async def status(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from schemas.contract import member_key
 from schemas.records import Account, Outcome, Voucher, WaitingCommands
 from streams import topics
 from streams.engine import App
-from streams.internal_access import is_authorized
+from streams.internal_access import refusal
 from streams.settings import Settings
 
 ROWS_MAX = 1_000  # Remembered answers of one page, some 300 bytes each: well below what a reader takes.
@@ -27,8 +27,8 @@ def add_route(web_app: web.Application, settings: Settings, running: Sequence[Ap
     """
 
     async def export(request: web.Request) -> web.Response:
-        if not is_authorized(request, settings):
-            return web.json_response({"error": "LOYALTY_INTERNAL_TOKEN does not match"}, status=401)
+        if (refused := refusal(request, settings)) is not None:
+            return refused
         after = request.query.get("after", "")
         if after and not KEY.fullmatch(after):
             return web.json_response({"error": "after must be the `next` of the page before"}, status=400)

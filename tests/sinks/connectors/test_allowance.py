@@ -1,6 +1,6 @@
 import pytest
 
-from sinks.connectors.allowance import WAIT_MAX_S, wait_s
+from sinks.connectors.allowance import WAIT_MAX_S, rate_max_per_s, wait_s
 from streams.connectors.contract import Budget
 
 
@@ -13,6 +13,7 @@ from streams.connectors.contract import Budget
 )  # fmt: skip
 def test_calls_wait_when_little_is_left(budget: Budget | None, expected_s: float) -> None:
     assert wait_s(budget) == pytest.approx(expected_s)
+    assert rate_max_per_s(budget) == (pytest.approx(1 / expected_s) if expected_s else None)
 
 
 def test_the_less_is_left_the_longer_they_wait() -> None:
