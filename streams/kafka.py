@@ -6,11 +6,11 @@ Every producer and consumer of the project outside the engine is built here, so 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ClusterMetadata, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec
 
 from streams import topics
 from streams.errors import ConfigurationError, ContractError, UnavailableError
@@ -18,6 +18,9 @@ from streams.settings import Settings
 from streams.topics import Topic
 
 log = logging.getLogger(__name__)
+
+Place = tuple[str, int]
+"""Topic and partition."""
 
 ADMIN_TIMEOUT_S = 30
 ASK_TIMEOUT_S = 3.0
@@ -88,25 +91,46 @@ def write_one(settings: Settings, topic: Topic, key: str, value: bytes, headers:
     raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error.str()}")
 
 
-def commits(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
+def group_offsets(settings: Settings, group: str, places: Sequence[TopicPartition], *, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[Place, int]:
+    """How far a group has come; 0 where it has not begun. Raises UnavailableError."""
+    asking = consumer(settings, group)  # It joins nothing: it only asks.
+    try:
+        return {(one.topic, one.partition): max(0, one.offset) for one in commits(asking, places, timeout_s=timeout_s)}
+    except KafkaException as error:
+        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error.args[0].str()}") from error
+    finally:
+        asking.close()
+
+
+def commits(consumer: Consumer, places: Sequence[TopicPartition], *, timeout_s: float = ANSWER_TIMEOUT_S) -> list[TopicPartition]:
     """What the consumer's group has committed. A coordinator that moves, or is new, answers with errors for a while. Raises KafkaException."""
-    deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+    deadline_s = time.monotonic() + timeout_s
     while True:
         try:
-            return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=ANSWER_TIMEOUT_S)
+            return list(consumer.committed(list(places), timeout=timeout_s))
         except KafkaException as error:
             if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline_s:
                 raise
             time.sleep(BROKER_WAIT_FIRST_S)
 
 
+def admin(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> AdminClient:
+    """A client that knows its brokers: one that knows none yet puts its first questions off for seconds. Raises UnavailableError."""
+    client = AdminClient(client_config(settings))
+    _metadata(settings, client, timeout_s)
+    return client
+
+
 def partition_counts(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> dict[str, int]:
     """Topic name -> number of partitions, for all topics the broker shows us. Raises UnavailableError."""
+    return {name: len(topic.partitions) for name, topic in _metadata(settings, AdminClient(client_config(settings)), timeout_s).topics.items()}
+
+
+def _metadata(settings: Settings, client: AdminClient, timeout_s: float) -> ClusterMetadata:
     try:
-        metadata = AdminClient(client_config(settings)).list_topics(timeout=timeout_s)
+        return client.list_topics(timeout=timeout_s)
     except KafkaException as error:
         raise UnavailableError(f"no Kafka broker answers at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error}") from error
-    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
 
 def ensure_topics(settings: Settings, wanted: Iterable[Topic] = topics.ALL, changelogs: Mapping[str, Mapping[str, str]] | None = None) -> None:

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import OFFSET_INVALID, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from streams import kafka
 from streams.errors import UnavailableError
@@ -41,15 +40,8 @@ class Log:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Partition -> offset up to which a group has come; 0 where it has not begun."""
-        name = f"{self._settings.topic_prefix}.{group}"
         places = [TopicPartition(topic, number) for number in range(self._settings.kafka_partitions)]
-        admin = AdminClient(kafka.client_config(self._settings))
-        try:
-            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name, places)], request_timeout=TIMEOUT_S)
-            found = asked[name].result().topic_partitions
-        except KafkaException as error:
-            raise self._unavailable(topic, error) from error
-        return {place.partition: 0 if place.offset == OFFSET_INVALID else max(0, place.offset) for place in found}
+        return {number: offset for (_, number), offset in kafka.group_offsets(self._settings, group, places, timeout_s=TIMEOUT_S).items()}
 
     def read(
         self, topic: str, ranges: Mapping[int, Range], take: Callable[[Message], None], advance: Advance = lambda done, total: None

@@ -24,22 +24,20 @@ from streams.domain.identities import parts_of
 from streams.domain.identity import address, pseudonym
 from streams.errors import ContractError, UnavailableError
 from streams.ingress.commands import format_time
+from streams.kafka import Place
 from streams.settings import Settings
 from streams.tables import app_id, changelog_name
 from streams.topics import Topic
 
 Row = dict[str, Any]
-Place = tuple[str, int]
-"""Topic and partition."""
 Range = tuple[int, int]
 """First offset, and the one behind the last."""
 
 RECORDS_MAX = 20_000  # Of a topic and partition: the newest of those that the mirror lacks.
 CHANGELOG_ROWS_MAX = 20_000  # From the time of a decision on.
 READ_S = 6.0  # Of one reading, all partitions together.
-ASK_TIMEOUT_S, ASK_AGAIN_S = 4.0, 0.1
+ASK_TIMEOUT_S = 4.0
 CONSUMED_MAX = 5_000
-NO_COORDINATOR = (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR)
 LETTERS_MAX = 20
 
 MIRRORED = {name: next(table for table in TABLES if table.name == name) for name in (
@@ -163,7 +161,7 @@ class Log:
     def _schedules(self) -> list[tuple[str, Topic]]:
         """Consumer groups of schedules, with the topic in which each finds what waits."""
         streams = {topic.stream.removeprefix(topics.SCHEDULED_PREFIX): topic for topic in topics.SCHEDULED}
-        admin = AdminClient(kafka.client_config(self._settings))  # Kept until the future is done.
+        admin = kafka.admin(self._settings, timeout_s=ASK_TIMEOUT_S)  # Kept until the future is done.
         try:
             listed = admin.list_consumer_groups(request_timeout=ASK_TIMEOUT_S).result().valid
         except KafkaException as error:
@@ -232,14 +230,9 @@ class Log:
 
     def _unread(self, groups: Mapping[str, Sequence[Topic]], wanted: Sequence[Topic]) -> Behind:
         """What is behind the places of these groups; of a topic of several groups behind the first, of one without a group the newest."""
-        admin = AdminClient(kafka.client_config(self._settings))
-        try:
-            # Tells at once that no broker answers; and a client that knows none yet puts its first questions off for seconds.
-            admin.list_topics(timeout=ASK_TIMEOUT_S)
-        except KafkaException as error:
-            raise self._unavailable(error) from error
+        admin = kafka.admin(self._settings, timeout_s=ASK_TIMEOUT_S)
         committed = self._committed(groups)
-        places = [TopicPartition(topic.name(self._prefix), number) for topic in wanted for number in range(self._settings.kafka_partitions)]
+        places = self._places(wanted)
         lows, highs = (self._ends(admin, places, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))  # type: ignore[no-untyped-call]
         behind = Behind()
         for place, high in highs.items():
@@ -264,17 +257,10 @@ class Log:
 
     def _committed(self, groups: Mapping[str, Sequence[Topic]]) -> dict[str, dict[Place, int]]:
         """Group -> how far it has come; 0 where it has not begun."""
-        found = {}
-        for group, read in groups.items():
-            places = [TopicPartition(topic.name(self._prefix), number) for topic in read for number in range(self._settings.kafka_partitions)]
-            consumer = kafka.consumer(self._settings, group)  # It joins nothing: it only asks.
-            try:
-                found[group] = {(one.topic, one.partition): max(0, one.offset) for one in _committed(consumer, places)}
-            except KafkaException as error:
-                raise self._unavailable(error) from error
-            finally:
-                consumer.close()
-        return found
+        return {group: kafka.group_offsets(self._settings, group, self._places(read), timeout_s=ASK_TIMEOUT_S) for group, read in groups.items()}
+
+    def _places(self, wanted: Sequence[Topic]) -> list[TopicPartition]:
+        return [TopicPartition(topic.name(self._prefix), number) for topic in wanted for number in range(self._settings.kafka_partitions)]
 
     def _read(self, ranges: Mapping[Place, Range], take: Callable[[Message], None]) -> None:
         left = dict(ranges)
@@ -309,18 +295,6 @@ class Log:
 
     def _unavailable(self, error: KafkaException) -> UnavailableError:
         return UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={self._settings.kafka_bootstrap_servers}: {error.args[0].str()}")
-
-
-def _committed(consumer: Any, places: list[TopicPartition]) -> list[TopicPartition]:
-    """For a moment after the start of a broker a group has no coordinator. Raises KafkaException."""
-    deadline_s = time.monotonic() + ASK_TIMEOUT_S
-    while True:
-        try:
-            return list(consumer.committed(places, timeout=ASK_TIMEOUT_S))
-        except KafkaException as error:
-            if error.args[0].code() not in NO_COORDINATOR or time.monotonic() > deadline_s:
-                raise
-            time.sleep(ASK_AGAIN_S)
 
 
 def _place(topic: str | None, partition: int | None, offset: int | None) -> str:

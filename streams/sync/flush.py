@@ -157,7 +157,7 @@ class FlushJob:
     def _committed(self) -> dict[int, int]:
         if self._asker is None:
             self._asker = kafka.consumer(self._settings, self._group)
-        found = kafka.commits(self._asker, self._staging, self._settings.kafka_partitions)
+        found = kafka.commits(self._asker, _places(self._staging, self._settings.kafka_partitions))
         return {one.partition: max(0, one.offset) for one in found}
 
     def _is_ours(self, message: Message) -> bool:
@@ -223,10 +223,14 @@ class _Reading:
         return [TopicPartition(self._topic, number, offset) for number, offset in self._read.items()]
 
 
+def _places(topic: str, partitions: int) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for number in range(partitions)]
+
+
 def _unread(consumer: Consumer, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
     """Partition -> the first offset that the group has not read, and the end; of those in which there is something."""
     found = {}
-    for one in kafka.commits(consumer, topic, partitions):
+    for one in kafka.commits(consumer, _places(topic, partitions)):
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, one.partition), timeout=ASK_TIMEOUT_S)
         begin = max(low, one.offset)  # Below 0 when the group has read nothing yet.
         if begin < high:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.table import Table
 
@@ -171,18 +171,13 @@ async def _written_ms(settings: Settings) -> dict[str, int]:
 
 def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
     """Records of outbound streams that their sinks have not written yet. Raises UnavailableError."""
-    admin = AdminClient(kafka.client_config(parts.settings))
+    admin = kafka.admin(parts.settings, timeout_s=ASK_TIMEOUT_S)
     prefix, numbers = parts.settings.topic_prefix, range(parts.settings.kafka_partitions)
-    try:
-        admin.list_topics(timeout=ASK_TIMEOUT_S)  # A client that knows no broker yet puts its first questions off for seconds.
-    except KafkaException as error:
-        raise _unavailable(parts.settings, error) from error
-    wanted, asked = {}, {}
+    wanted, read = {}, {}
     for name in outbound:
         group, topic = names.sink_of(name)
         wanted[name] = [TopicPartition(topic.name(prefix), number) for number in numbers]
-        request = [ConsumerGroupTopicPartitions(f"{prefix}.{group}", wanted[name])]
-        asked[name] = admin.list_consumer_group_offsets(request, request_timeout=ASK_TIMEOUT_S)
+        read[name] = kafka.group_offsets(parts.settings, group, wanted[name], timeout_s=ASK_TIMEOUT_S)
     every = {place for places in wanted.values() for place in places}
     # What an open transaction has written cannot be read yet, so no sink is behind by it.
     committed = IsolationLevel.READ_COMMITTED
@@ -194,17 +189,12 @@ def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
             }
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
         )
-        found = {}
-        for name, futures in asked.items():
-            read = {one.partition: one.offset for future in futures.values() for one in future.result().topic_partitions}
-            found[name] = sum(max(0, ends[place] - max(firsts[place], read.get(place.partition, 0))) for place in wanted[name])
-        return found
     except KafkaException as error:
-        raise _unavailable(parts.settings, error) from error
-
-
-def _unavailable(settings: Settings, error: KafkaException) -> UnavailableError:
-    return UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers}: {error}")
+        raise UnavailableError(f"Kafka at LOYALTY_KAFKA_BOOTSTRAP_SERVERS={parts.settings.kafka_bootstrap_servers}: {error}") from error
+    return {
+        name: sum(max(0, ends[place] - max(firsts[place], read[name][place.topic, place.partition])) for place in places)
+        for name, places in wanted.items()
+    }
 
 
 def _time(at_ms: int | None) -> str | None:
