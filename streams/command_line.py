@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,6 +75,14 @@ def print_table(
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in cells(dict(row))))
     Console().print(table if rows else Text(nothing, "dim"))
+
+
+def short_time(text: str | None, now_ms: int) -> str:
+    """A time of RFC 3339 in UTC: that of today without its day, of another day without its year. Empty for None."""
+    if not text:
+        return ""
+    today = datetime.fromtimestamp(now_ms / 1000, UTC).date().isoformat()
+    return text[11:19] if text.startswith(today) else f"{text[5:10]} {text[11:16]}"
 
 
 def clean(text: str) -> str:

@@ -1,9 +1,9 @@
 """The connected systems around the pipeline: a CRM, and the HR systems of three countries, each with a programme of its own."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from infra.fakes.darwinbox import DarwinboxFake
+from infra.fakes.registry import rendered
 from infra.fakes.salesforce import SalesforceFake
 from infra.fakes.server import FakeServer
 from infra.fakes.successfactors import SuccessFactorsFake
@@ -33,6 +33,75 @@ mastering = { status = "workday", given_name = "workday", family_name = "workday
 """
 """A programme for each country, of which its HR system is the master."""
 
+SYSTEMS = '''
+[destinations.salesforce]
+kind = "salesforce"
+programs = ["grand"]
+unknown_members = "skip"
+login_url = "{{salesforce.base_url}}"
+client_id = "{{salesforce.consumer_key}}"
+username = "{{salesforce.username}}"
+private_key = """{{salesforce.options.private_key}}"""
+
+[sources.darwinbox]
+kind = "darwinbox"
+program = "asia"
+base_url = "{{darwinbox.base_url}}"
+client_id = "{{darwinbox.client_id}}"
+client_secret = "{{darwinbox.client_secret}}"
+code = "{{darwinbox.code}}"
+dataset_key = "{{darwinbox.dataset_key}}"
+inactive_dataset_key = "{{darwinbox.inactive_dataset_key}}"
+poll_every_s = 1
+
+[destinations.darwinbox]
+kind = "darwinbox"
+programs = ["asia"]
+base_url = "{{darwinbox.base_url}}"
+client_id = "{{darwinbox.client_id}}"
+client_secret = "{{darwinbox.client_secret}}"
+code = "{{darwinbox.code}}"
+
+[sources.successfactors]
+kind = "successfactors"
+program = "europe"
+secret = "{{event.password}}"
+base_url = "{{successfactors.base_url}}"
+company_id = "{{successfactors.company_id}}"
+client_id = "{{successfactors.client_id}}"
+user = "{{successfactors.user}}"
+private_key = """{{successfactors.private_key}}"""
+certificate = """{{successfactors.certificate}}"""
+
+[destinations.successfactors]
+kind = "successfactors"
+programs = ["europe"]
+base_url = "{{successfactors.base_url}}"
+company_id = "{{successfactors.company_id}}"
+client_id = "{{successfactors.client_id}}"
+user = "{{successfactors.user}}"
+private_key = """{{successfactors.private_key}}"""
+certificate = """{{successfactors.certificate}}"""
+
+[sources.workday]
+kind = "workday"
+program = "america"
+base_url = "{{workday.base_url}}"
+tenant = "{{workday.tenant}}"
+user_name = "{{workday.user_name}}"
+password = "{{workday.password}}"
+poll_every_s = 1
+
+[destinations.workday]
+kind = "workday"
+programs = ["america"]
+base_url = "{{workday.base_url}}"
+tenant = "{{workday.tenant}}"
+user_name = "{{workday.user_name}}"
+password = "{{workday.password}}"
+'''
+"""Sources and destinations, with what the servers say of themselves in place of {{...}}."""
+
 
 class ConnectedSystems:
     """The systems, and what the configuration says of them."""
@@ -56,38 +125,7 @@ class ConnectedSystems:
 
     def configuration(self) -> str:
         """Sources and destinations, once the servers run."""
-        crm, asia, europe, america = self.salesforce, self.darwinbox, self.successfactors, self.workday
-        tables: dict[str, dict[str, Any]] = {
-            "destinations.salesforce": {"kind": "salesforce", "programs": ["grand"], "unknown_members": "skip", **crm.options},
-            "sources.darwinbox": self._darwinbox(asia) | {"program": "asia", "dataset_key": asia.dataset_key,
-                                                          "inactive_dataset_key": asia.inactive_dataset_key, "poll_every_s": 1.0},
-            "destinations.darwinbox": self._darwinbox(asia) | {"programs": ["asia"]},
-            "sources.successfactors": self._successfactors(europe) | {"program": "europe", "secret": self.event_password},
-            "destinations.successfactors": self._successfactors(europe) | {"programs": ["europe"]},
-            "sources.workday": self._workday(america) | {"program": "america", "poll_every_s": 1.0},
-            "destinations.workday": self._workday(america) | {"programs": ["america"]},
-        }  # fmt: skip
-        return "".join(f"\n[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items()) for name, table in tables.items())
-
-    @staticmethod
-    def _darwinbox(fake: DarwinboxFake) -> dict[str, Any]:
-        return {
-            "kind": "darwinbox", "base_url": fake.base_url, "client_id": fake.client_id, "client_secret": fake.client_secret, "code": fake.code,
-        }  # fmt: skip
-
-    @staticmethod
-    def _successfactors(fake: SuccessFactorsFake) -> dict[str, Any]:
-        return {
-            "kind": "successfactors", "base_url": fake.base_url, "company_id": fake.company_id, "client_id": fake.client_id, "user": fake.user,
-            "private_key": fake.private_key, "certificate": fake.certificate,
-        }  # fmt: skip
-
-    @staticmethod
-    def _workday(fake: WorkdayFake) -> dict[str, Any]:
-        return {"kind": "workday", "base_url": fake.base_url, "tenant": fake.tenant, "user_name": fake.user_name, "password": fake.password}
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else str(value)
+        return rendered(SYSTEMS, {
+            "salesforce": self.salesforce, "darwinbox": self.darwinbox, "successfactors": self.successfactors, "workday": self.workday,
+            "event": {"password": self.event_password},
+        })  # fmt: skip

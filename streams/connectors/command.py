@@ -2,14 +2,14 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sinks.connectors.command import COMMANDS
-from streams.command_line import failures_told, print_table
+from streams.command_line import failures_told, print_table, short_time
 from streams.errors import LoyaltyError
 
 if TYPE_CHECKING:
@@ -121,20 +121,18 @@ def _cells(row: Row) -> "Sequence[str | Text]":
     budget = row.get("budget")
     name = row["name"] if row["name"] == row["kind"] else f"{row['name']} ({row['kind']})"
     return (
-        name, way, Text(row["state"], STYLES.get(row["state"], "")), _short(row.get("succeeded_at") or ""),
+        name, way, Text(row["state"], STYLES.get(row["state"], "")), short_time(row.get("succeeded_at"), _now_ms()),
         "" if row.get("lag_s") is None else f"{row['lag_s']:.1f} s", f"{budget['used']}/{budget['allowed']}" if budget else "",
         _at(row, "last_error"), _at(row, "alert"),
     )  # fmt: skip
 
 
 def _at(row: Row, name: str) -> str:
-    return f"{row[name]} ({_short(row[name + '_at'])})" if row.get(name) else ""
+    return f"{row[name]} ({short_time(row[name + '_at'], _now_ms())})" if row.get(name) else ""
 
 
-def _short(time: str) -> str:
-    """A time of RFC 3339 in UTC: of today without the day, of other days without seconds."""
-    day, _, clock = time.partition("T")
-    return clock[:8] if day == datetime.now(UTC).date().isoformat() else f"{day} {clock[:5]}".strip()
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _kind_cells(row: Row) -> Sequence[str]:

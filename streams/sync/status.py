@@ -14,6 +14,7 @@ from rich.table import Table
 from schemas.codec import Codec
 from schemas.records import SyncControlKind, SyncRun
 from streams import kafka
+from streams.command_line import short_time
 from streams.configuration import Configuration
 from streams.errors import UnavailableError
 from streams.history import Query, Reader
@@ -136,11 +137,13 @@ def show(found: list[dict[str, Any]], now_ms: int) -> None:
         if kind not in (None, row["kind"]):
             table.add_section()
         kind, last = row["kind"], row["last"]
-        ran = f"{_short(last['ended_at'], now_ms)} [{STYLES.get(last['result'], 'dim')}]{last['result']}[/]" if last else _short(row["last_write_at"], now_ms)
+        ran = short_time(row["last_write_at"], now_ms)
+        if last:
+            ran = f"{short_time(last['ended_at'], now_ms)} [{STYLES.get(last['result'], 'dim')}]{last['result']}[/]"
         how = row["cadence"] if row["mode"] != "draining" else f"{row['cadence']} [yellow](draining)[/]"
         waits = "" if row["backlog"] is None else f"{row['backlog']:,}{'+' if row['backlog'] >= BACKLOG_RECORDS_MAX else ''}"
         oldest = "" if row["lag_s"] is None else f", {_duration(row['lag_s'])}"
-        table.add_row(row["name"], how, ran, f"{last['rows']:,}" if last else "", _short(row["next_at"], now_ms), waits + oldest)
+        table.add_row(row["name"], how, ran, f"{last['rows']:,}" if last else "", short_time(row["next_at"], now_ms), waits + oldest)
     Console().print(table)
 
 
@@ -155,7 +158,7 @@ def show_runs(found: list[dict[str, Any]], now_ms: int) -> None:
         why = row["trigger"].lower() + (f" {row['requested_by']}" if row["requested_by"] else "") + attempt
         result = f"[{STYLES.get(row['result'], 'dim')}]{row['result']}[/]"
         detail = "; ".join(part for part in (row["detail"], counts) if part)
-        ended, due = _short(row["ended_at"], now_ms), _short(row["scheduled_for"], now_ms)
+        ended, due = short_time(row["ended_at"], now_ms), short_time(row["scheduled_for"], now_ms)
         table.add_row(ended, row["job"], why, due, result, f"{row['rows']:,}", f"{row['seconds']:.1f}", detail)
     Console().print(table)
 
@@ -199,14 +202,6 @@ def _unwritten(parts: Sources, outbound: Sequence[str]) -> dict[str, int]:
 
 def _time(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at_ms else None
-
-
-def _short(text: str | None, now_ms: int) -> str:
-    """The time of today in UTC; of another day, with its date."""
-    if text is None:
-        return ""
-    today = datetime.fromtimestamp(now_ms / 1000, UTC).date().isoformat()
-    return text[11:19] if text.startswith(today) else f"{text[5:10]} {text[11:16]}"
 
 
 def _seconds(since_ms: int | None, now_ms: int) -> float | None:

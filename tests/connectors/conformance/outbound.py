@@ -42,6 +42,12 @@ class Outbound:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def hired(fake: Any, member_id: str) -> Mapping[str, str]:
+    """Members of HR systems, which know them by their own numbers."""
+    fake.hire(member_id)
+    return {}
+
+
 def adapters() -> dict[str, Outbound]:
     """By kind, of all packages of tests that have one."""
     found = {}

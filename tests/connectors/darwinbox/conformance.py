@@ -1,12 +1,10 @@
 """Darwinbox, as the conformance suite sees it."""
 
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from tests.connectors.conformance.inbound import ACTIVE, SUSPENDED, Inbound, System, Understood, by_password, people
-from tests.connectors.conformance.outbound import Outbound
+from tests.connectors.conformance.outbound import Outbound, hired
 
 BROKEN = "C" * 100
 
@@ -42,13 +40,8 @@ INBOUND = Inbound(
 )  # fmt: skip
 
 
-def _add(fake: Any, member_id: str) -> Mapping[str, str]:
-    fake.hire(member_id)
-    return {}
-
-
 OUTBOUND = Outbound(
-    kind="darwinbox", program_id="staff", add=_add,
+    kind="darwinbox", program_id="staff", add=hired,
     values=lambda fake, member_id: [int(text) for text in fake.history[member_id, "loyalty_points"]],
     strangers=lambda fake, members: fake.values.keys() - set(members),
     refuse=lambda fake, member_id: fake.employees.pop(member_id),

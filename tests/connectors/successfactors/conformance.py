@@ -1,22 +1,15 @@
 """SuccessFactors, as the conformance suites see it."""
 
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from tests.connectors.conformance.inbound import SUSPENDED, Inbound, System, Understood, by_password, people
-from tests.connectors.conformance.outbound import Outbound
-
-
-def _add(fake: Any, member_id: str) -> Mapping[str, str]:
-    fake.hire(member_id)
-    return {}
+from tests.connectors.conformance.outbound import Outbound, hired
 
 
 OUTBOUND = Outbound(
-    kind="successfactors", program_id="staff", add=_add,
+    kind="successfactors", program_id="staff", add=hired,
     values=lambda fake, member_id: fake.history[member_id, "cust_points"],
     strangers=lambda fake, members: fake.created,
     refuse=lambda fake, member_id: fake.codes[member_id].append(400),

@@ -1,12 +1,10 @@
 """Workday, as the conformance suite sees it."""
 
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from tests.connectors.conformance.inbound import ACTIVE, SUSPENDED, Inbound, System, Understood, people
-from tests.connectors.conformance.outbound import Outbound
+from tests.connectors.conformance.outbound import Outbound, hired
 
 
 async def happen(system: System, step: int, chance: random.Random) -> None:
@@ -41,13 +39,8 @@ async def garble(system: System) -> None:
 INBOUND = Inbound(kind="workday", happen=happen, expected=expected, understood=people, garble=garble, options={"page_size": 3})
 
 
-def _add(fake: Any, member_id: str) -> Mapping[str, str]:
-    fake.hire(member_id)
-    return {}
-
-
 OUTBOUND = Outbound(
-    kind="workday", program_id="staff", add=_add,
+    kind="workday", program_id="staff", add=hired,
     values=lambda fake, member_id: [int(text) for text in fake.history[member_id, "points"]],
     strangers=lambda fake, members: fake.values.keys() - set(members),
     refuse=lambda fake, member_id: fake.workers.pop(member_id),
